@@ -1,0 +1,39 @@
+"""Every classic network of the curriculum, written once on Keras 3 for TensorFlow, JAX and PyTorch.
+
+    import kerasnets as kn
+
+    model = kn.CNN(num_classes=10)
+    layer = kn.layers.LSTM(64, return_sequences=True)
+
+The backend is the one in `KERAS_BACKEND` or `~/.keras/keras.json`; where that names none that is installed, it is the
+first one installed of TensorFlow, JAX and PyTorch.
+"""
+
+from kerasnets.backend import select as _select
+
+_select.choose_backend()
+
+from kerasnets import datasets, layers  # noqa: E402
+from kerasnets.guard import guarded, set_guard  # noqa: E402
+from kerasnets.model import Model, Sequential  # noqa: E402
+from kerasnets.models.classic.autoencoder import Autoencoder  # noqa: E402
+from kerasnets.models.classic.cnn import CNN  # noqa: E402
+from kerasnets.models.classic.mlp import MLP  # noqa: E402
+from kerasnets.models.classic.policy import PolicyNetwork  # noqa: E402
+from kerasnets.models.classic.rnn import RNN  # noqa: E402
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Autoencoder",
+    "CNN",
+    "MLP",
+    "Model",
+    "PolicyNetwork",
+    "RNN",
+    "Sequential",
+    "datasets",
+    "guarded",
+    "layers",
+    "set_guard",
+]
