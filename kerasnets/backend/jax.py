@@ -1,0 +1,154 @@
+"""JAX: a scan whose backward pass leaves the weight gradients to one product over all steps."""
+
+import itertools
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from keras import ops
+
+from kerasnets.backend import portable
+from kerasnets.backend.portable import average_pool, convolution, dense  # noqa: F401  XLA does these well
+
+supports_jit_around_recurrence = True
+
+
+def is_concrete(x):
+    """True where the values of `x` can be looked at: no tracer, no symbolic tensor."""
+    return isinstance(x, jax.Array) and not isinstance(x, jax.core.Tracer)
+
+
+def recurrence_path(cell):
+    """What `recurrence` does for this cell, or None where it cannot."""
+    if cell.implementation == 1:
+        return None
+    return "one projection of all inputs, a scan, weight gradients in one product"
+
+
+def whole(x):
+    """x, computed as one array before anything is taken out of it.
+
+    XLA on a CPU merges what makes x into what takes parts of it, and does not vectorise the merged loop: a GRU step
+    takes twice as long. It does not merge across a branch, so here is one: both sides are x, and XLA can't know.
+    """
+    if jax.default_backend() != "cpu":
+        return x
+    return jax.lax.cond(jnp.isnan(x[(0,) * x.ndim]), lambda x: jnp.maximum(x, x - 1), lambda x: x, x)
+
+
+def recurrence(cell, sequences, states, mask=None, return_sequences=True, return_states=True, training=True):
+    """Run `cell` over (B, T, D); returns the outputs (B, T, U), or the last one (B, U), and the last states.
+
+    A masked step leaves the states as they are, and its output is the state before it.
+    """
+    weights = jax.tree.map(ops.convert_to_tensor, (cell.kernel, cell.recurrent_kernel, *cell.split_bias()))
+    if mask is not None:
+        mask = jnp.swapaxes(mask, 0, 1)[:, :, None].astype(bool)
+    outputs, states = scan(cell, return_sequences, jnp.swapaxes(sequences, 0, 1), weights, states, mask)
+    return (jnp.swapaxes(outputs, 0, 1) if return_sequences else states[0]), states
+
+
+def advance(cell, mask, seen, states):
+    """states′ of one step, the old ones where the mask is False."""
+    new = tuple(cell.gates(seen, states))
+    return new if mask is None else tuple(jnp.where(mask, n, s) for n, s in zip(new, states, strict=True))
+
+
+def plus(x, bias):
+    return x if bias is None else x + bias
+
+
+def project(sequences, W):
+    """(T, B, D) → (T, B, G) as one product of two matrices."""
+    steps, batch, width = sequences.shape
+    return (sequences.reshape(steps * batch, width) @ W).reshape(steps, batch, -1)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def scan(cell, return_sequences, sequences, weights, states, mask):
+    """(T, B, D) → (T, B, U) and the last states."""
+    W, U, b, b_u = weights
+
+    def step(states, inputs):
+        x, m = inputs
+        states = advance(cell, m, cell.combine(plus(x, b), plus(states[0] @ U, b_u)), states)
+        return states, states[0] if return_sequences else None
+
+    states, outputs = jax.lax.scan(step, states, (project(sequences, W), mask))
+    return outputs, states
+
+
+def scan_forward(cell, return_sequences, sequences, weights, states, mask):
+    """The same, keeping what the way back needs: the states and what the gates saw of x W + b and h U + b_u.
+
+    As few arrays as can be: at these sizes memory that is touched for the first time costs as much as the products.
+    """
+    W, U, b, b_u = weights
+
+    def step(states, inputs):
+        x, m = inputs
+        seen = cell.combine(plus(x, b), plus(states[0] @ U, b_u))
+        new = advance(cell, m, seen, states)
+        return new, (seen, states, new[0] if return_sequences else None)
+
+    last, (seen, before, outputs) = jax.lax.scan(step, states, (project(sequences, W), mask))
+    return (outputs, last), (sequences, weights, seen, before, mask)
+
+
+def scan_backward(cell, return_sequences, residuals, cotangents):
+    """Backpropagation through time carries only the states' gradient; the weights' is one product over all steps."""
+    sequences, (W, U, b, b_u), seen, before, mask = residuals
+    d_outputs, d_states = cotangents
+    U_T = U.T  # out here, or XLA turns it at every step
+
+    def step(d_states, inputs):
+        d_output, seen, before, m = inputs
+        _, pullback = jax.vjp(partial(advance, cell, m), seen, before)
+        if return_sequences:
+            d_states = (d_states[0] + d_output, *d_states[1:])
+        d_seen, d_before = pullback(d_states)
+        return (d_before[0] + joined(of(cell, "h", d_seen)) @ U_T, *d_before[1:]), d_seen
+
+    d_states, d_seen = jax.lax.scan(step, d_states, (d_outputs, seen, before, mask), reverse=True)
+    d_x, d_product = of(cell, "x", d_seen), of(cell, "h", d_seen)
+    d_W, d_U = joined(outer(sequences, d) for d in d_x), joined(outer(before[0], d) for d in d_product)
+    d_b, d_bu = (
+        None if bias is None else joined(d.sum((0, 1)) for d in parts) for bias, parts in ((b, d_x), (b_u, d_product))
+    )
+    edges = itertools.accumulate(d.shape[-1] for d in d_x[:-1])
+    d_sequences = sum(project(d, columns.T) for d, columns in zip(d_x, jnp.split(W, list(edges), axis=1), strict=True))
+    return d_sequences, (d_W, d_U, d_b, d_bu), d_states, None
+
+
+def of(cell, source, parts):
+    """Those of `parts`, one for each array that the gates see, which are made of "x" (x W) or "h" (h U)."""
+    return [part for part, sources in zip(parts, cell.reads, strict=True) if source in sources]
+
+
+def joined(parts):
+    return jnp.concatenate(list(parts), axis=-1)
+
+
+def outer(x, d):
+    """Σ over steps and batch of xᵀ d."""
+    return x.reshape(-1, x.shape[-1]).T @ d.reshape(-1, d.shape[-1])
+
+
+scan.defvjp(scan_forward, scan_backward)
+
+
+def max_pool(x, pool_size, strides, padding, data_format):
+    """y[p] = max_o x[s p + o], with a gradient that is as fast."""
+    if portable.are_tiles(x, pool_size, strides, padding, data_format):
+        return max_of_tiles(x, tuple(pool_size), data_format)
+    return portable.max_pool(x, pool_size, strides, padding, data_format)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(1, 2))
+def max_of_tiles(x, pool_size, data_format):
+    return portable.max_pool(x, pool_size, pool_size, "valid", data_format)
+
+
+@max_of_tiles.defjvp
+def max_of_tiles_jvp(pool_size, data_format, x, dx):
+    return jax.jvp(lambda x: portable.max_of_tiles(x, pool_size, data_format), x, dx)

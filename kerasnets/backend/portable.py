@@ -1,0 +1,61 @@
+"""The classic layers in `keras.ops`: what a backend does where it has nothing faster, and the measure of the others."""
+
+import functools
+
+from keras import ops
+
+
+def dense(x, kernel, bias=None):
+    """x W + b.   (…, D), (D, U), (U,) → (…, U)."""
+    y = ops.matmul(x, kernel)
+    return y if bias is None else ops.add(y, bias)
+
+
+def convolution(x, kernel, bias, strides, padding, data_format, dilation_rate):
+    """y[p] = Σ_o x[s p + d o] K[o] + b.   (B, *spatial, C), (*window, C / groups, F), (F,) → (B, *places, F)."""
+    y = ops.conv(x, kernel, list(strides), padding, data_format, dilation_rate)
+    if bias is None:
+        return y
+    if data_format == "channels_last":
+        return ops.add(y, bias)
+    # No ops.add here: on TensorFlow it takes the last axis where that is as long as the bias too.
+    return y + ops.reshape(bias, (-1,) + (1,) * len(strides))
+
+
+def max_pool(x, pool_size, strides, padding, data_format):
+    """y[p] = max_o x[s p + o].   (B, *spatial, C) → (B, *places, C)."""
+    return ops.max_pool(x, pool_size, strides, padding, data_format)
+
+
+def average_pool(x, pool_size, strides, padding, data_format):
+    """y[p] = mean_o x[s p + o].   (B, *spatial, C) → (B, *places, C)."""
+    return ops.average_pool(x, pool_size, strides, padding, data_format)
+
+
+def are_tiles(x, pool_size, strides, padding, data_format):
+    """True where the windows lie side by side, none of them over the edge, and the lengths are known."""
+    spatial = x.shape[1:-1] if data_format == "channels_last" else x.shape[2:]
+    if tuple(pool_size) != tuple(strides) or None in spatial:
+        return False
+    return padding == "valid" or all(n % k == 0 for n, k in zip(spatial, pool_size, strict=True))
+
+
+def max_of_tiles(x, pool_size, data_format):
+    """`max_pool` over tiles as a chain of comparisons, since XLA's own gradient of a pooling is slow on a CPU.
+
+    Of equal values the first in the window gets the gradient, as in `max_pool`: first within a row, then of the rows.
+    """
+    first = 1 if data_format == "channels_last" else 2
+    for axis, size in reversed(list(enumerate(pool_size, start=first))):
+        before = (slice(None),) * axis
+        places = x.shape[axis] // size
+        x = x[(*before, slice(places * size))]
+        shape = [-1 if n is None else n for n in x.shape]
+        x = ops.reshape(x, [*shape[:axis], places, size, *shape[axis + 1 :]])
+        x = functools.reduce(first_max, [x[(*before, slice(None), i)] for i in range(size)])
+    return x
+
+
+def first_max(a, b):
+    """The larger of two, the first of equal ones, NaN if one is NaN."""
+    return ops.where(ops.logical_or(ops.greater_equal(a, b), ops.not_equal(a, a)), a, b)

@@ -1,0 +1,165 @@
+"""PyTorch: its own fused recurrent kernels, for every mask."""
+
+import keras
+import torch
+from torch.nn import functional
+
+from kerasnets.backend import portable
+
+_TORCH_ORDER = {"gru": (1, 0, 2)}  # torch holds a GRU's gates as r, z, n; ours are z, r, h
+
+
+supports_jit_around_recurrence = True
+
+
+def is_concrete(x):
+    """True where the values of `x` can be looked at: a tensor with storage, outside torch.compile."""
+    return isinstance(x, torch.Tensor) and x.device.type != "meta" and not torch.compiler.is_compiling()
+
+
+def recurrence_path(cell):
+    """What `recurrence` does for this cell, or None where it cannot."""
+    if cell.formula is None or cell.implementation == 1:
+        return None
+    return f"torch's fused {cell.formula} kernel"
+
+
+def whole(x):
+    """x: only XLA needs to be told (see `jax.py`)."""
+    return x
+
+
+def recurrence(cell, sequences, states, mask=None, return_sequences=True, return_states=True, training=True):
+    """Run `cell` over (B, T, D); returns the outputs (B, T, U), or the last one (B, U), and the last states.
+
+    A masked step leaves the states as they are, so it might as well not be there: the steps that count are moved to
+    the front, the kernel runs over them, and each step reads the output of the last one that counts, zero before it.
+    """
+    weights = kernel_weights(cell)
+    if mask is None:
+        outputs, last = run_kernel(cell.formula, sequences, states, weights)
+        return (outputs if return_sequences else outputs[:, -1]), last
+    mask = mask.to(device=sequences.device, dtype=torch.bool)
+    lengths = mask.sum(1)
+    padded_right = bool((mask == (torch.arange(mask.shape[1], device=mask.device) < lengths[:, None])).all())
+    if not padded_right:
+        sequences = take_steps(sequences, torch.argsort(mask.to(torch.uint8), dim=1, descending=True, stable=True))
+    if cell.formula == "lstm" and return_states:  # the cell state of a row's last step is nowhere in the outputs
+        outputs, last = run_packed(cell.formula, sequences, states, weights, lengths)
+        final = last[0]
+    else:  # steps past a row's end change nothing before it, and the kernel for full batches is faster
+        outputs, _ = run_kernel(cell.formula, sequences, states, weights)
+        final = outputs[torch.arange(len(outputs), device=outputs.device), (lengths - 1).clamp(min=0)]
+        last = tuple(torch.where(lengths[:, None] == 0, state, final) for state in states)
+    final = final * (lengths > 0)[:, None]
+    if not return_sequences:
+        return final, last
+    if padded_right:
+        return torch.where(mask[:, :, None], outputs, final[:, None]), last
+    count = mask.cumsum(1)
+    return take_steps(outputs, (count - 1).clamp(min=0)) * (count > 0)[:, :, None], last
+
+
+def take_steps(sequences, steps):
+    """(B, T, D), (B, T) → (B, T, D): in each row, the steps asked for."""
+    rows = torch.arange(sequences.shape[0], device=sequences.device).unsqueeze(1)
+    return sequences[rows, steps]
+
+
+def kernel_weights(cell):
+    """W, U, b, b_u as torch lays them out: (gates · U, inputs), gates in torch's order."""
+    bias, recurrent_bias = cell.split_bias()
+    weights = [keras.ops.convert_to_tensor(w) for w in (cell.kernel, cell.recurrent_kernel)]
+    if bias is not None:
+        bias = keras.ops.convert_to_tensor(bias)
+        weights += [
+            bias,
+            torch.zeros_like(bias) if recurrent_bias is None else keras.ops.convert_to_tensor(recurrent_bias),
+        ]
+    order = _TORCH_ORDER.get(cell.formula)
+    if order:
+        weights = [torch.cat([w.chunk(3, -1)[gate] for gate in order], -1) for w in weights]
+    return [w.t().contiguous() if w.ndim == 2 else w for w in weights]
+
+
+def run_kernel(formula, sequences, states, weights):
+    """One call of `torch._VF.{lstm, gru, rnn_tanh, rnn_relu}` over rows of full length."""
+    states = [s.unsqueeze(0).contiguous() for s in states]
+    outputs, *last = getattr(torch._VF, formula)(sequences, initial(formula, states), weights, *settings(weights), True)
+    return outputs, tuple(s.squeeze(0) for s in last)
+
+
+def run_packed(formula, sequences, states, weights, lengths):
+    """The same with each row stopping after its own length."""
+    pack, unpack = torch.nn.utils.rnn.pack_padded_sequence, torch.nn.utils.rnn.pad_packed_sequence
+    packed = pack(sequences, lengths.clamp(min=1).cpu(), batch_first=True, enforce_sorted=False)
+    hx = initial(formula, [s[packed.sorted_indices].unsqueeze(0) for s in states])
+    data, *last = getattr(torch._VF, formula)(packed.data, packed.batch_sizes, hx, weights, *settings(weights))
+    outputs, _ = unpack(packed._replace(data=data), batch_first=True, total_length=sequences.shape[1])
+    last = [s.squeeze(0)[packed.unsorted_indices] for s in last]
+    empty = lengths[:, None] == 0
+    return outputs, tuple(torch.where(empty, before, after) for before, after in zip(states, last, strict=True))
+
+
+def initial(formula, states):
+    """An LSTM takes its two states as a list, the others their one."""
+    return states if formula == "lstm" else states[0]
+
+
+def settings(weights):
+    """(has biases, layers, dropout, training, bidirectional)"""
+    return len(weights) == 4, 1, 0.0, torch.is_grad_enabled(), False
+
+
+def dense(x, kernel, bias=None):
+    """x W + b in one call."""
+    x, kernel = keras.ops.convert_to_tensor(x), keras.ops.convert_to_tensor(kernel)
+    if x.dtype != kernel.dtype:
+        return portable.dense(x, kernel, bias)
+    return functional.linear(x, kernel.t(), None if bias is None else keras.ops.convert_to_tensor(bias))
+
+
+def convolution(x, kernel, bias, strides, padding, data_format, dilation_rate):
+    """y[p] = Σ_o x[s p + d o] K[o] + b in one call, without a copy of x in torch's order of axes."""
+    x, kernel = channels_first(keras.ops.convert_to_tensor(x), data_format), keras.ops.convert_to_tensor(kernel)
+    kernel = kernel.permute(-1, -2, *range(len(strides))).contiguous()
+    bias = None if bias is None else keras.ops.convert_to_tensor(bias)
+    x, pads = padded(x, kernel.shape[2:], strides, padding, dilation_rate)
+    convolve = functional.conv1d if len(strides) == 1 else functional.conv2d
+    y = convolve(x, kernel, bias, strides, pads, dilation_rate, x.shape[1] // kernel.shape[1])
+    return y.movedim(1, -1) if data_format == "channels_last" else y
+
+
+def max_pool(x, pool_size, strides, padding, data_format):
+    """y[p] = max_o x[s p + o], without a copy of x in torch's order of axes."""
+    x = channels_first(keras.ops.convert_to_tensor(x), data_format)
+    x, pads = padded(x, pool_size, strides, padding, value=float("-inf"))
+    pool = functional.max_pool1d if len(strides) == 1 else functional.max_pool2d
+    y = pool(x, pool_size, strides, pads)
+    return y.movedim(1, -1) if data_format == "channels_last" else y
+
+
+def average_pool(x, pool_size, strides, padding, data_format):
+    """y[p] = mean_o x[s p + o], without a copy of x in torch's order of axes."""
+    if padding == "same":
+        return portable.average_pool(x, pool_size, strides, padding, data_format)
+    x = channels_first(keras.ops.convert_to_tensor(x), data_format)
+    pool = functional.avg_pool1d if len(strides) == 1 else functional.avg_pool2d
+    y = pool(x, pool_size, strides)
+    return y.movedim(1, -1) if data_format == "channels_last" else y
+
+
+def channels_first(x, data_format):
+    """(B, *spatial, C) → (B, C, *spatial), a view: what torch calls the memory format channels_last."""
+    return x.movedim(-1, 1) if data_format == "channels_last" else x
+
+
+def padded(x, window, strides, padding, dilation_rate=None, value=0.0):
+    """x and what torch is to add on either side of each axis; where that is uneven, x comes with it added."""
+    from kerasnets.layers.windows import border
+
+    axes = zip(x.shape[2:], window, strides, dilation_rate or (1,) * len(window), strict=True)
+    pads = [border(length, size, stride, padding, dilation) for length, size, stride, dilation in axes]
+    if all(before == after for before, after in pads):
+        return x, [before for before, _ in pads]
+    return functional.pad(x, [n for pair in reversed(pads) for n in pair], value=value), [0] * len(pads)

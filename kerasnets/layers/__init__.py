@@ -1,0 +1,46 @@
+"""The equations, as layers: drop-in for `keras.layers`, each file a page of the textbook."""
+
+from keras.layers import Bidirectional
+
+from kerasnets.layers.convolution import Conv1D, Conv2D
+from kerasnets.layers.dense import Dense
+from kerasnets.layers.embedding import Embedding
+from kerasnets.layers.normalization import LayerNormalization, RMSNormalization
+from kerasnets.layers.pooling import (
+    AveragePooling1D,
+    AveragePooling2D,
+    GlobalAveragePooling1D,
+    GlobalAveragePooling2D,
+    GlobalMaxPooling1D,
+    GlobalMaxPooling2D,
+    MaxPooling1D,
+    MaxPooling2D,
+)
+from kerasnets.layers.recurrent import GRU, LSTM, GRUCell, LSTMCell, SimpleRNN, SimpleRNNCell
+from kerasnets.layers.reshaping import Flatten, ZeroPadding2D
+
+__all__ = [
+    "AveragePooling1D",
+    "AveragePooling2D",
+    "Bidirectional",
+    "Conv1D",
+    "Conv2D",
+    "Dense",
+    "Embedding",
+    "Flatten",
+    "GRU",
+    "GRUCell",
+    "GlobalAveragePooling1D",
+    "GlobalAveragePooling2D",
+    "GlobalMaxPooling1D",
+    "GlobalMaxPooling2D",
+    "LSTM",
+    "LSTMCell",
+    "LayerNormalization",
+    "MaxPooling1D",
+    "MaxPooling2D",
+    "RMSNormalization",
+    "SimpleRNN",
+    "SimpleRNNCell",
+    "ZeroPadding2D",
+]

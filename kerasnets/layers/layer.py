@@ -1,0 +1,112 @@
+"""What is the same in every layer: arguments, weights, configuration, the guard. Equations are in the files beside."""
+
+import inspect
+
+import keras
+from keras import activations, constraints, initializers, regularizers
+
+from kerasnets import guard
+
+# How an argument of this ending is read from a string, an object or a config, and written back.
+KINDS = {
+    "activation": activations,
+    "initializer": initializers,
+    "regularizer": regularizers,
+    "constraint": constraints,
+}
+
+# Names in `locals()` that are no settings of ours: Python's, and what `keras.layers.Layer` keeps itself.
+NOT_SETTINGS = {"self", "kwargs", "__class__", "name", "activity_regularizer"}
+
+
+def public(cls):
+    """Make the class known to Keras's saving as `kerasnets>Name`."""
+    return keras.saving.register_keras_serializable(package="kerasnets")(cls)
+
+
+class Layer(keras.layers.Layer):
+    """A `keras.layers.Layer` whose `__init__` arguments become attributes, config entries and weights' settings.
+
+    A subclass lists its arguments in its signature, calls `self.set_arguments(locals())`, and makes each weight with
+    `self.make_weight("kernel", shape)`, which finds `kernel_initializer`, `kernel_regularizer`, `kernel_constraint`.
+    """
+
+    _argument_names = ()
+
+    def set_arguments(self, arguments):
+        """Keep each argument of `__init__` as an attribute; strings become the functions they name."""
+        names = [name for name in arguments if name not in NOT_SETTINGS]
+        for name in names:
+            kind = KINDS.get(name.rsplit("_", 1)[-1])
+            setattr(self, name, kind.get(arguments[name]) if kind else arguments[name])
+        self._argument_names = tuple(names)
+
+    def make_weight(self, name, shape, **kwargs):
+        settings = name if name == "kernel" else name.removesuffix("_kernel")  # recurrent_kernel: recurrent_initializer
+        return self.add_weight(
+            name=name,
+            shape=shape,
+            initializer=kwargs.pop("initializer", getattr(self, f"{settings}_initializer", None)),
+            regularizer=getattr(self, f"{settings}_regularizer", None),
+            constraint=getattr(self, f"{settings}_constraint", None),
+            **kwargs,
+        )
+
+    def mark_built(self):
+        """A layer without weights is built as soon as it is made, unless a subclass of it adds a `build`."""
+        self.built = type(self).build is keras.layers.Layer.build
+
+    def get_config(self):
+        config = super().get_config()
+        for name in self._argument_names:
+            kind = KINDS.get(name.rsplit("_", 1)[-1])
+            value = getattr(self, name)
+            config[name] = kind.serialize(value) if kind else value
+        if "activity_regularizer" in inspect.signature(type(self).__init__).parameters:
+            config["activity_regularizer"] = regularizers.serialize(self.activity_regularizer)
+        return config
+
+    def __call__(self, *args, **kwargs):
+        if args and hasattr(args[0], "shape"):
+            guard.check_not_empty(args[0].shape, f"Layer {self.name!r}")
+        return super().__call__(*args, **kwargs)
+
+
+def positive_integer(name, value):
+    """`value`, or one error that names the argument."""
+    if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
+        raise ValueError(f"`{name}` must be a positive integer. Received: {name}={value!r}")
+    return value
+
+
+def integers(name, value, count, minimum=1):
+    """A tuple of `count` integers from one integer or from as many, or one error that names the argument."""
+    try:
+        values = (value,) * count if isinstance(value, int) else tuple(value)
+        values = tuple(int(v) for v in values)
+    except (TypeError, ValueError):
+        values = ()
+    if len(values) != count:
+        raise ValueError(f"The `{name}` argument must be a tuple of {count} integers. Received {name}={value!r}")
+    too_small = {v for v in values if v < minimum}
+    if too_small:
+        limit = "> 0" if minimum == 1 else f">= {minimum}"
+        raise ValueError(
+            f"The `{name}` argument must be a tuple of {count} integers. Received {name}={value!r}, "
+            f"including values {too_small} that do not satisfy `value {limit}`"
+        )
+    return values
+
+
+def one_of(name, value, choices):
+    """`value` in lower case if it is one of `choices`, or one error that names them."""
+    if str(value).lower() not in choices:
+        raise ValueError(f"The `{name}` argument must be one of {sorted(choices)}. Received: {name}={value!r}")
+    return str(value).lower()
+
+
+def data_format_or_default(data_format):
+    """Where the channels stand: "channels_last" (B, …, C) or "channels_first" (B, C, …); None is Keras's setting."""
+    if data_format is None:
+        return keras.config.image_data_format()
+    return one_of("data_format", data_format, {"channels_last", "channels_first"})
