@@ -1,0 +1,1 @@
+"""The classic networks: fully connected, convolutional, recurrent, autoencoder, policy."""

@@ -1,0 +1,1 @@
+"""Inputs: from the raw thing to the arrays that networks take."""
