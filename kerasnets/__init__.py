@@ -14,6 +14,7 @@ from kerasnets.backend import select as _select
 _select.choose_backend()
 
 from kerasnets import datasets, layers  # noqa: E402
+from kerasnets.checkpoint import from_pretrained, to_pretrained  # noqa: E402
 from kerasnets.guard import guarded, set_guard  # noqa: E402
 from kerasnets.model import Model, Sequential  # noqa: E402
 from kerasnets.models.classic.autoencoder import Autoencoder  # noqa: E402
@@ -21,19 +22,24 @@ from kerasnets.models.classic.cnn import CNN  # noqa: E402
 from kerasnets.models.classic.mlp import MLP  # noqa: E402
 from kerasnets.models.classic.policy import PolicyNetwork  # noqa: E402
 from kerasnets.models.classic.rnn import RNN  # noqa: E402
+from kerasnets.models.decoder.gpt2 import GPT2, GPT2CausalLM  # noqa: E402
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Autoencoder",
     "CNN",
+    "GPT2",
+    "GPT2CausalLM",
     "MLP",
     "Model",
     "PolicyNetwork",
     "RNN",
     "Sequential",
     "datasets",
+    "from_pretrained",
     "guarded",
     "layers",
     "set_guard",
+    "to_pretrained",
 ]

@@ -1,11 +1,13 @@
-"""The base class of every model: its config is one frozen dataclass, and its doors are guarded."""
+"""The base class of every model: its config is one frozen dataclass, its presets are lines, its doors are guarded."""
 
+import contextlib
 import dataclasses
 
 import keras
 import numpy as np
 
-from kerasnets import guard
+from kerasnets import guard, layers
+from kerasnets.layers import masking
 
 
 class Model(guard.Guarded, keras.Model):
@@ -14,10 +16,12 @@ class Model(guard.Guarded, keras.Model):
     `CNN(num_classes=10)` keeps `CNN.Config(num_classes=10)` as `model.config`. A subclass defines `Config`, makes its
     layers from `self.config` in `make_layers`, and writes `call`; the layers take the model's `dtype`. `compile`,
     `fit`, `summary`, `save("x.keras")` and `keras.models.load_model` work, and a file written on one backend loads on
-    the others.
+    the others. A class with `presets`, {name: fields}, makes one with random weights by `from_preset(name)`.
 
     Raises `ValueError` for a field that `Config` does not have and for one that is missing, naming those it has.
     """
+
+    presets = {}
 
     @dataclasses.dataclass(frozen=True)
     class Config:
@@ -26,12 +30,8 @@ class Model(guard.Guarded, keras.Model):
     def __init__(self, *, name=None, dtype=None, trainable=True, **fields):
         super().__init__(name=name, dtype=dtype, trainable=trainable)
         self.config = self.make_config(fields)
-        outside = keras.config.dtype_policy()
-        keras.config.set_dtype_policy(self.dtype_policy)  # Keras's layers ask no model, only this setting
-        try:
+        with layers_of(self.dtype_policy):
             self.make_layers()
-        finally:
-            keras.config.set_dtype_policy(outside)
 
     def make_config(self, fields):
         known = [field.name for field in dataclasses.fields(self.Config)]
@@ -45,13 +45,106 @@ class Model(guard.Guarded, keras.Model):
     def make_layers(self):
         """Make the layers that `self.config` describes."""
 
+    @classmethod
+    def from_preset(cls, preset, **changes):
+        """The model of a published size with random weights; `changes` are fields that differ from it."""
+        if preset not in cls.presets:
+            raise ValueError(f"{cls.__name__} has the presets {sorted(cls.presets)}; received {preset!r}.")
+        return cls(**{**cls.presets[preset], **changes})
+
     def get_config(self):
-        fields = {field.name: getattr(self.config, field.name) for field in dataclasses.fields(self.Config)}
-        return {"name": self.name, "trainable": self.trainable, "dtype": self.dtype_policy.name, **fields}
+        return {"name": self.name, "trainable": self.trainable, "dtype": self.dtype_policy.name, **vars(self.config)}
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
         return cls(**config)
+
+
+class TextModel(Model):
+    """A model whose first input is `input_ids` (B, T): `model(ids)` or `model({"input_ids": ids, …})`.
+
+    `inputs` names all it takes. Its weights are made with it, so that they can be counted, set and loaded at once.
+
+    Raises `ValueError` for an input that it does not take.
+    """
+
+    inputs_taken = ("input_ids", "attention_mask", "position_ids", "token_type_ids")
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self(keras.KerasTensor((1, 2), dtype="int32"))
+
+    def unpack(self, inputs, *names):
+        """The named arrays of `inputs`, None for those that did not come; an array alone is `input_ids`."""
+        if not isinstance(inputs, dict):
+            inputs = {"input_ids": inputs}
+        unknown = sorted(set(inputs) - set(self.inputs_taken))
+        if unknown or "input_ids" not in inputs:
+            raise ValueError(
+                f"{type(self).__name__} takes the inputs {list(self.inputs_taken)}, input_ids always; "
+                f"received {sorted(inputs)}."
+            )
+        return [inputs.get(name) for name in names]
+
+    def build(self, input_shape=None):
+        """Nothing is left to build."""
+
+    def get_build_config(self):
+        return None
+
+
+class Decoder(TextModel):
+    """The door of a decoder-only backbone: ids → hidden states (B, T, D), each token seeing itself and those before it.
+
+    A family writes `decode(input_ids, positions, visible, cache) → (hidden, cache)`, which generation calls too.
+    `visible` (B, 1, T, S) says where a query may look; None says: wherever it is no later than itself.
+    Positions count each row's real tokens, so that rows padded left or right give what they give alone.
+    """
+
+    def call(self, inputs):
+        input_ids, padding, positions = self.unpack(inputs, "input_ids", "attention_mask", "position_ids")
+        visible = None
+        if padding is not None:
+            visible = masking.combined(masking.causal_mask(input_ids.shape[1]), masking.padding_mask(padding))
+        if positions is None:
+            positions = masking.positions_of(input_ids, padding)
+        hidden, _ = self.decode(input_ids, positions, visible)
+        return hidden
+
+
+class CausalLM(TextModel):
+    """A decoder with a head: logits (B, T, V) of the token that follows each token.   Loss: cross-entropy with it."""
+
+    Backbone = None
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        cls.Config, cls.presets = cls.Backbone.Config, cls.Backbone.presets
+
+    def make_layers(self):
+        self.backbone = self.Backbone(**vars(self.config), name="backbone")
+        self.head = self.make_head()
+
+    def make_head(self):
+        return layers.CausalLMHead(self.config.vocab_size, tied=self.config.tied)
+
+    def call(self, inputs):
+        return self.predict_next(self.backbone(inputs))
+
+    def predict_next(self, hidden):
+        """(B, T, D) → logits (B, T, V)."""
+        return self.head(hidden, self.backbone.token_embedding.embeddings)
+
+
+@contextlib.contextmanager
+def layers_of(policy):
+    """Within this, layers take the dtype policy of their model: Keras's layers ask no model, only this setting."""
+    outside = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(outside)
 
 
 def is_required(field):

@@ -152,3 +152,21 @@ def max_of_tiles(x, pool_size, data_format):
 @max_of_tiles.defjvp
 def max_of_tiles_jvp(pool_size, data_format, x, dx):
     return jax.jvp(lambda x: portable.max_of_tiles(x, pool_size, data_format), x, dx)
+
+
+def attention(query, key, value, visible, bias, scale, is_causal):
+    """softmax(s Q Kᵀ + bias, where visible) V; on a CPU, JAX's own refuses float16, so there it is written out."""
+    if jax.default_backend() != "cpu":
+        return portable.attention(query, key, value, visible, bias, scale, is_causal)
+    groups = query.shape[2] // key.shape[2]
+    if groups > 1:
+        key, value = jnp.repeat(key, groups, axis=2), jnp.repeat(value, groups, axis=2)
+    scores = (jnp.einsum("btnh,bsnh->bnts", query, key) * scale).astype(jnp.promote_types(query.dtype, jnp.float32))
+    if bias is not None:
+        scores = scores + bias
+    if is_causal:
+        visible = jnp.tri(query.shape[1], dtype=bool)
+    if visible is not None:
+        scores = jnp.where(visible, scores, -1e9)
+    probabilities = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
+    return jnp.einsum("bnts,bsnh->btnh", probabilities, value)

@@ -59,3 +59,10 @@ def max_of_tiles(x, pool_size, data_format):
 def first_max(a, b):
     """The larger of two, the first of equal ones, NaN if one is NaN."""
     return ops.where(ops.logical_or(ops.greater_equal(a, b), ops.not_equal(a, a)), a, b)
+
+
+def attention(query, key, value, visible, bias, scale, is_causal):
+    """softmax(s Q Kᵀ + bias, where visible) V.   (B, T, N, H), (B, S, K, H), (B, S, K, H′) → (B, T, N, H′)."""
+    if bias is not None and visible is not None:
+        bias, visible = ops.where(visible, bias, ops.cast(-1e9, bias.dtype)), None
+    return ops.dot_product_attention(query, key, value, bias=bias, mask=visible, scale=scale, is_causal=is_causal)

@@ -163,3 +163,16 @@ def padded(x, window, strides, padding, dilation_rate=None, value=0.0):
     if all(before == after for before, after in pads):
         return x, [before for before, _ in pads]
     return functional.pad(x, [n for pair in reversed(pads) for n in pair], value=value), [0] * len(pads)
+
+
+def attention(query, key, value, visible, bias, scale, is_causal):
+    """softmax(s Q Kᵀ + bias, where visible) V by torch's fused kernels; what is unseen scores low, not -∞: no NaN."""
+    lowest = torch.finfo(query.dtype).min / 2
+    if visible is not None:
+        visible = keras.ops.convert_to_tensor(visible)
+        bias = torch.where(visible, query.new_zeros(()) if bias is None else bias.to(query.dtype), lowest)
+    q, k, v = (x.transpose(1, 2) for x in (query, key, value))  # (B, N, T, H)
+    y = functional.scaled_dot_product_attention(
+        q, k, v, attn_mask=bias, is_causal=is_causal, scale=scale, enable_gqa=k.shape[1] != q.shape[1]
+    )
+    return y.transpose(1, 2)

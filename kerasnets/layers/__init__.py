@@ -5,6 +5,7 @@ from keras.layers import Bidirectional
 from kerasnets.layers.convolution import Conv1D, Conv2D
 from kerasnets.layers.dense import Dense
 from kerasnets.layers.embedding import Embedding
+from kerasnets.layers.heads import CausalLMHead
 from kerasnets.layers.normalization import LayerNormalization, RMSNormalization
 from kerasnets.layers.pooling import (
     AveragePooling1D,
@@ -23,6 +24,7 @@ __all__ = [
     "AveragePooling1D",
     "AveragePooling2D",
     "Bidirectional",
+    "CausalLMHead",
     "Conv1D",
     "Conv2D",
     "Dense",

@@ -1,5 +1,7 @@
 """What is the same in every layer: arguments, weights, configuration, the guard. Equations are in the files beside."""
 
+import contextlib
+import contextvars
 import inspect
 
 import keras
@@ -17,6 +19,28 @@ KINDS = {
 
 # Names in `locals()` that are no settings of ours: Python's, and what `keras.layers.Layer` keeps itself.
 NOT_SETTINGS = {"self", "kwargs", "__class__", "name", "activity_regularizer"}
+
+_recorder = contextvars.ContextVar("recorder", default=None)  # told of intermediates while `kn.trace` runs
+
+
+def record(make):
+    """Within `kn.trace`: show it the intermediates {name: array} that `make()` gives; nothing is made otherwise."""
+    recorder = _recorder.get()
+    if recorder is not None:
+        recorder(make)
+
+
+_blank = contextvars.ContextVar("blank", default=False)
+
+
+@contextlib.contextmanager
+def blank_weights():
+    """Within this, layers begin with zeros, which cost nothing: a checkpoint's weights will take their place."""
+    token = _blank.set(True)
+    try:
+        yield
+    finally:
+        _blank.reset(token)
 
 
 def public(cls):
@@ -46,11 +70,14 @@ class Layer(keras.layers.Layer):
         return self.add_weight(
             name=name,
             shape=shape,
-            initializer=kwargs.pop("initializer", getattr(self, f"{settings}_initializer", None)),
+            initializer=self.initializer_of(settings, kwargs.pop("initializer", None)),
             regularizer=getattr(self, f"{settings}_regularizer", None),
             constraint=getattr(self, f"{settings}_constraint", None),
             **kwargs,
         )
+
+    def initializer_of(self, settings, given):
+        return "zeros" if _blank.get() else given or getattr(self, f"{settings}_initializer", None)
 
     def mark_built(self):
         """A layer without weights is built as soon as it is made, unless a subclass of it adds a `build`."""
