@@ -79,6 +79,17 @@ def check_mask(mask, shape, where):
         )
 
 
+def check_alike(name, array, input_ids, where):
+    """Raise if an input that says something of each token is not (B, T) as the ids are."""
+    if not _enabled or array is None:
+        return
+    expected, received = tuple(input_ids.shape), tuple(array.shape)
+    if len(received) != len(expected) or any(
+        None not in (e, r) and e != r for e, r in zip(expected, received, strict=True)
+    ):
+        raise ValueError(f"{where}: `{name}` must have the shape of `input_ids`, {expected}; it has {received}.")
+
+
 def check_inputs(model, inputs, batch_size=None):
     """The door: raise if arrays do not fit the model's layers, are empty, or hold ids outside a vocabulary."""
     if not _enabled:

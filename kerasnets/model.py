@@ -63,9 +63,9 @@ class Model(guard.Guarded, keras.Model):
 class TextModel(Model):
     """A model whose first input is `input_ids` (B, T): `model(ids)` or `model({"input_ids": ids, …})`.
 
-    `inputs` names all it takes. Its weights are made with it, so that they can be counted, set and loaded at once.
+    `inputs_taken` names all. Its weights are made with it, so that they can be counted, set and loaded at once.
 
-    Raises `ValueError` for an input that it does not take.
+    Raises `ValueError` for an input that it does not take, and for one that is not (B, T).
     """
 
     inputs_taken = ("input_ids", "attention_mask", "position_ids", "token_type_ids")
@@ -84,6 +84,8 @@ class TextModel(Model):
                 f"{type(self).__name__} takes the inputs {list(self.inputs_taken)}, input_ids always; "
                 f"received {sorted(inputs)}."
             )
+        for name in ("attention_mask", "position_ids", "token_type_ids"):
+            guard.check_alike(name, inputs.get(name), inputs["input_ids"], type(self).__name__)
         return [inputs.get(name) for name in names]
 
     def build(self, input_shape=None):
