@@ -17,6 +17,7 @@ from kerasnets.layers.pooling import (
     MaxPooling1D,
     MaxPooling2D,
 )
+from kerasnets.layers.position import RotaryEmbedding, rotate
 from kerasnets.layers.recurrent import GRU, LSTM, GRUCell, LSTMCell, SimpleRNN, SimpleRNNCell
 from kerasnets.layers.reshaping import Flatten, ZeroPadding2D
 
@@ -42,7 +43,9 @@ __all__ = [
     "MaxPooling1D",
     "MaxPooling2D",
     "RMSNormalization",
+    "RotaryEmbedding",
     "SimpleRNN",
     "SimpleRNNCell",
     "ZeroPadding2D",
+    "rotate",
 ]

@@ -42,6 +42,10 @@ CASES = {
     "GlobalMaxPooling2D": [(PICTURE, {"keepdims": True})],
     "LayerNormalization": [(SEQUENCE, {"axis": -1, "epsilon": 1e-5}), (SEQUENCE, {"axis": [1, 2], "center": False})],
     "RMSNormalization": [(SEQUENCE, {"epsilon": 1e-5})],
+    "RotaryEmbedding": [
+        ((7, 2, 8), {"size": 8, "scaling": {"rope_type": "linear", "factor": 2.0}}),
+        ((7, 2, 8), {"size": 4, "theta": 100.0, "interleaved": True}),
+    ],
     "SimpleRNNCell": [(SEQUENCE, {"units": 3, **RECURRENT})],
     "LSTMCell": [(SEQUENCE, {"units": 3, "unit_forget_bias": False, **RECURRENT})],
     "GRUCell": [(SEQUENCE, {"units": 3, "reset_after": False, **RECURRENT})],
