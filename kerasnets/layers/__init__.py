@@ -5,7 +5,10 @@ from keras.layers import Bidirectional
 from kerasnets.layers.convolution import Conv1D, Conv2D
 from kerasnets.layers.dense import Dense
 from kerasnets.layers.embedding import Embedding
+from kerasnets.layers.feedforward import FeedForward, GatedFeedForward
 from kerasnets.layers.heads import CausalLMHead
+from kerasnets.layers.multi_head_attention import GroupedQueryAttention as GroupQueryAttention
+from kerasnets.layers.multi_head_attention import MultiHeadAttention
 from kerasnets.layers.normalization import LayerNormalization, RMSNormalization
 from kerasnets.layers.pooling import (
     AveragePooling1D,
@@ -17,7 +20,14 @@ from kerasnets.layers.pooling import (
     MaxPooling1D,
     MaxPooling2D,
 )
-from kerasnets.layers.position import RotaryEmbedding, rotate
+from kerasnets.layers.position import (
+    PositionEmbedding,
+    RelativePositionBias,
+    RotaryEmbedding,
+    alibi_bias,
+    rotate,
+    sinusoidal,
+)
 from kerasnets.layers.recurrent import GRU, LSTM, GRUCell, LSTMCell, SimpleRNN, SimpleRNNCell
 from kerasnets.layers.reshaping import Flatten, ZeroPadding2D
 
@@ -30,22 +40,30 @@ __all__ = [
     "Conv2D",
     "Dense",
     "Embedding",
+    "FeedForward",
     "Flatten",
     "GRU",
     "GRUCell",
+    "GatedFeedForward",
     "GlobalAveragePooling1D",
     "GlobalAveragePooling2D",
     "GlobalMaxPooling1D",
     "GlobalMaxPooling2D",
+    "GroupQueryAttention",
     "LSTM",
     "LSTMCell",
     "LayerNormalization",
     "MaxPooling1D",
     "MaxPooling2D",
+    "MultiHeadAttention",
+    "PositionEmbedding",
     "RMSNormalization",
+    "RelativePositionBias",
     "RotaryEmbedding",
     "SimpleRNN",
     "SimpleRNNCell",
     "ZeroPadding2D",
+    "alibi_bias",
     "rotate",
+    "sinusoidal",
 ]

@@ -1,12 +1,11 @@
 """Positions 位置编码: attention alone sees a set of tokens; these tell it their order.
 
-- `sinusoidal` and `PositionEmbedding` are added to the tokens: Vaswani et al. 2017, arXiv:1706.03762; Gehring et al.
-  2017, arXiv:1705.03122.
-- `RotaryEmbedding` turns queries and keys, so that their product depends on the distance: Su et al. 2021,
-  arXiv:2104.09864. Longer texts than it was trained on: "linear" (Chen et al. 2023, arXiv:2306.15595), "yarn" (Peng et
-  al. 2023, arXiv:2309.00071), "llama3" (Dubey et al. 2024, arXiv:2407.21783).
-- `alibi_bias` and `RelativePositionBias` are added to the scores: Press et al. 2021, arXiv:2108.12409; Raffel et al.
-  2019, arXiv:1910.10683.
+- `sinusoidal` (Vaswani et al. 2017, arXiv:1706.03762) and `PositionEmbedding` (Gehring et al. 2017, arXiv:1705.03122)
+  are added to the tokens.
+- `RotaryEmbedding` (Su et al. 2021, arXiv:2104.09864) turns queries and keys, so that their product depends on how far
+  they are apart.
+- `alibi_bias` (Press et al. 2021, arXiv:2108.12409) and `RelativePositionBias` (Raffel et al. 2019, arXiv:1910.10683)
+  are added to the scores.
 """
 
 import math
@@ -14,95 +13,52 @@ import math
 import numpy as np
 from keras import ops
 
+from kerasnets import guard
+from kerasnets.layers.frequencies import attention_factor, inverse_frequencies
 from kerasnets.layers.layer import Layer, positive_integer, public
 
-# What each scaling of the frequencies is told: (what it needs, what it may be given).
-SCALINGS = {
-    "linear": ({"factor"}, {"original_max_position_embeddings"}),
-    "llama3": ({"factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"}, set()),
-    "yarn": (
-        {"factor", "original_max_position_embeddings"},
-        {"attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "truncate"},
-    ),
-}
 
+def sinusoidal(positions, size, theta=10000.0, interleaved=True, steps=None):
+    """sin(t f_i) and cos(t f_i), f_i = θ^(−i / steps).   (…) positions t → (…, size), in float32.
 
-def inverse_frequencies(size, theta=10000.0, scaling=None):
-    """f_i = θ^(−2i / size), which `scaling` slows down.   → float32 (size / 2,).
-
-    scaling: None, or {"rope_type": "linear", "llama3" or "yarn", and its numbers (see `SCALINGS`)}.
-    Taken in float32 step by step, as the published models were: at position 100,000 a single rounding more turns a
-    pair of channels by 0.01. Raises `ValueError` for another `rope_type` and for numbers that do not belong to it.
+    They stand in channels 2i and 2i + 1, or in two halves [sin | cos] where not `interleaved`. steps is size / 2 unless
+    given; with size / 2 − 1 the last f is 1 / θ itself. Raises `ValueError` for an odd size.
     """
     if size % 2:
-        raise ValueError(f"Rotation turns pairs of channels; received size={size}.")
-    exponents = np.arange(0, size, 2, dtype="float32") / np.float32(size)
-    f = np.float32(1) / np.power(float(theta), exponents.astype("float64")).astype("float32")
-    if scaling is None:
-        return f
-    check_scaling(scaling)
-    return {"linear": linear, "llama3": llama3, "yarn": yarn}[scaling["rope_type"]](f, size, theta, scaling)
+        raise ValueError(f"Each frequency takes two channels; received size={size}.")
+    f = np.power(float(theta), -np.arange(size // 2) / (steps or size / 2)).astype("float32")
+    angles = ops.cast(positions, "float32")[..., None] * f
+    if not interleaved:
+        return ops.concatenate([ops.sin(angles), ops.cos(angles)], axis=-1)
+    return ops.reshape(ops.stack([ops.sin(angles), ops.cos(angles)], axis=-1), (*ops.shape(positions), size))
 
 
-def check_scaling(scaling):
-    """Raise unless `scaling` is one of `SCALINGS` with all its numbers and no others."""
-    kind, given = scaling.get("rope_type"), set(scaling) - {"rope_type"}
-    if kind not in SCALINGS:
-        raise ValueError(f"rope_type {kind!r} is not known here; known are {sorted(SCALINGS)}.")
-    needed, allowed = SCALINGS[kind]
-    if needed - given or given - needed - allowed:
-        raise ValueError(
-            f"rope_type {kind!r} needs {sorted(needed)} and may have {sorted(allowed)}; received {sorted(given)}."
-        )
-    odd = {name: value for name, value in scaling.items() if name != "rope_type" and not is_number(value)}
-    if odd or not scaling["factor"] > 0:
-        raise ValueError(f"rope_type {kind!r} needs positive finite numbers; received {odd or scaling}.")
+@public
+class PositionEmbedding(Layer):
+    """y[t] = P[t], to be added to x: one learned row for each position.   (B, T, D), (B, T) → (B, T, D).
 
-
-def is_number(value):
-    return isinstance(value, (bool, int, float)) and math.isfinite(value) and value >= 0
-
-
-def linear(f, size, theta, scaling):
-    """f / factor: as if the positions lay closer together."""
-    return f / np.float32(scaling["factor"])
-
-
-def llama3(f, size, theta, scaling):
-    """f where a wave is short, f / factor where it is long, and in between a mean of both."""
-    low, high, factor = scaling["low_freq_factor"], scaling["high_freq_factor"], scaling["factor"]
-    old, wavelength = scaling["original_max_position_embeddings"], 2 * math.pi / f
-    s = np.clip((old / wavelength - low) / (high - low), 0, 1)
-    return ((1 - s) * f / factor + s * f).astype("float32")
-
-
-def yarn(f, size, theta, scaling):
-    """f for the fast pairs of channels, f / factor for the slow ones, and a ramp between.
-
-    A pair i is fast if it turns more than `beta_fast` times in the original length, slow below `beta_slow`.
+    P: embeddings (max_length, D). Positions are 0, 1, 2, … unless given.
+    Raises `ValueError` for a text longer than the table.
     """
-    old = scaling["original_max_position_embeddings"]
 
-    def pair(turns):
-        return size * math.log(old / (turns * 2 * math.pi)) / (2 * math.log(theta))
+    def __init__(self, max_length, embeddings_initializer="uniform", **kwargs):
+        positive_integer("max_length", max_length)
+        super().__init__(**kwargs)
+        self.set_arguments(locals())
 
-    low, high = pair(scaling.get("beta_fast") or 32), pair(scaling.get("beta_slow") or 1)
-    if scaling.get("truncate", True):
-        low, high = math.floor(low), math.ceil(high)
-    low, high = max(low, 0), min(high, size - 1)
-    kept = 1 - np.clip((np.arange(size // 2, dtype="float32") - low) / (high - low or 0.001), 0, 1)
-    return (f / np.float32(scaling["factor"]) * (1 - kept) + f * kept).astype("float32")
+    def build(self, input_shape, *_):
+        self.embeddings = self.make_weight("embeddings", (self.max_length, input_shape[-1]))
 
+    def call(self, x, positions=None):
+        length = x.shape[1]
+        if length is not None and length > self.max_length:
+            raise ValueError(f"Layer {self.name!r} has {self.max_length} positions; received {length} tokens.")
+        positions = ops.arange(ops.shape(x)[1]) if positions is None else positions
+        guard.check_token_ids(positions, self.max_length, f"Layer {self.name!r}: positions")
+        return ops.broadcast_to(ops.take(self.embeddings, positions, axis=0), ops.shape(x))
 
-def attention_factor(scaling):
-    """What cos and sin are multiplied by: 0.1 ln(factor) + 1 for "yarn" unless it is given, 1 for all others."""
-    if scaling is None or scaling["rope_type"] != "yarn":
-        return 1.0
-    if scaling.get("attention_factor") is not None:
-        return float(scaling["attention_factor"])
-    growth = 0.1 * math.log(max(scaling["factor"], 1))
-    above, below = scaling.get("mscale"), scaling.get("mscale_all_dim")
-    return (growth * above + 1) / (growth * below + 1) if above and below else growth + 1
+    def compute_output_shape(self, input_shape, *_):
+        return input_shape
 
 
 def rotate(x, cos, sin, interleaved=False):
@@ -151,3 +107,69 @@ class RotaryEmbedding(Layer):
 
     def compute_output_shape(self, input_shape, *_):
         return input_shape
+
+
+def alibi_slopes(num_heads):
+    """m_h = 2^(−8h / p), h = 1 … p, the largest power of two ≤ N; the heads left take every other of 2p.   → (N,)."""
+    p = 2 ** int(math.log2(num_heads))
+    slopes = [2 ** (-8 * h / p) for h in range(1, p + 1)]
+    slopes += [2 ** (-8 * h / (2 * p)) for h in range(1, 2 * p, 2)]
+    return np.array(slopes[:num_heads], "float32")
+
+
+def alibi_bias(num_heads, queries, keys=None, first=0):
+    """−m_h |i − j|: what is further away counts less, in each head another way.   → (1, N, T, S).
+
+    Query number 0 stands at place `first` among the keys, as in `causal_mask`.
+    """
+    i = first + ops.arange(queries)[:, None]
+    j = ops.arange(queries if keys is None else keys)[None, :]
+    return (ops.cast(-ops.abs(i - j), "float32") * alibi_slopes(num_heads)[:, None, None])[None]
+
+
+def relative_buckets(distance, num_buckets=32, max_distance=128, bidirectional=True):
+    """One bucket for each small distance j − i, wider ones further on, the last for all from `max_distance` on.
+
+    n buckets, e = n / 2: d where d < e, else e + ⌊ln(d / e) / ln(max_distance / e) (n − e)⌋. If `bidirectional`, half
+    of the buckets are for keys after the query (j > i), d = |j − i|; if not, d = i − j and those keys are at 0.
+    """
+    offset = 0
+    if bidirectional:
+        num_buckets //= 2
+        offset = ops.cast(distance > 0, "int32") * num_buckets
+        distance = ops.abs(distance)
+    else:
+        distance = ops.maximum(-distance, 0)
+    exact = num_buckets // 2
+    ratio = ops.cast(ops.maximum(distance, 1), "float32") / exact
+    steps = ops.log(ratio) / math.log(max_distance / exact) * (num_buckets - exact)
+    wide = ops.minimum(exact + ops.cast(steps, "int32"), num_buckets - 1)
+    return offset + ops.where(distance < exact, distance, wide)
+
+
+@public
+class RelativePositionBias(Layer):
+    """bias[h, i, j] = R[bucket(j − i), h], to be added to the scores.   (B, T) and (B, S) positions → (B, N, T, S).
+
+    R: embeddings (num_buckets, N), see `relative_buckets`. Keys are the queries unless given.
+    """
+
+    # fmt: off
+    def __init__(self, num_heads, num_buckets=32, max_distance=128, bidirectional=True,
+                 embeddings_initializer="uniform", **kwargs):
+        # fmt: on
+        positive_integer("num_heads", num_heads)
+        super().__init__(**kwargs)
+        self.set_arguments(locals())
+
+    def build(self, *_):
+        self.embeddings = self.make_weight("embeddings", (self.num_buckets, self.num_heads))
+
+    def call(self, queries, keys=None):
+        keys = queries if keys is None else keys
+        distance = ops.cast(keys, "int32")[:, None, :] - ops.cast(queries, "int32")[:, :, None]
+        buckets = relative_buckets(distance, self.num_buckets, self.max_distance, self.bidirectional)
+        return ops.transpose(ops.take(self.embeddings, buckets, axis=0), (0, 3, 1, 2))
+
+    def compute_output_shape(self, queries_shape, keys_shape=None):
+        return (queries_shape[0], self.num_heads, queries_shape[1], (keys_shape or queries_shape)[1])

@@ -42,6 +42,10 @@ CASES = {
     "GlobalMaxPooling2D": [(PICTURE, {"keepdims": True})],
     "LayerNormalization": [(SEQUENCE, {"axis": -1, "epsilon": 1e-5}), (SEQUENCE, {"axis": [1, 2], "center": False})],
     "RMSNormalization": [(SEQUENCE, {"epsilon": 1e-5})],
+    "FeedForward": [(SEQUENCE, {"feedforward_size": 6, "bias_initializer": "random_normal"})],
+    "GatedFeedForward": [(SEQUENCE, {"feedforward_size": 6, "activation": "gelu"})],
+    "PositionEmbedding": [(SEQUENCE, {"max_length": 9})],
+    "RelativePositionBias": [((7,), {"num_heads": 2, "num_buckets": 8, "max_distance": 6})],
     "RotaryEmbedding": [
         ((7, 2, 8), {"size": 8, "scaling": {"rope_type": "linear", "factor": 2.0}}),
         ((7, 2, 8), {"size": 4, "theta": 100.0, "interleaved": True}),
@@ -54,6 +58,7 @@ CASES = {
     "GRU": [(SEQUENCE, {"units": 3, **RECURRENT}), (SEQUENCE, {"units": 3, "reset_after": False, "unroll": True})],
     "Bidirectional": [(SEQUENCE, {"merge_mode": "sum"}), (SEQUENCE, {"merge_mode": "concat"})],
 }
+READS_INTEGERS = {"Embedding": "input_dim", "RelativePositionBias": "num_buckets"}  # below the value of this argument
 ALL = [(name, number) for name, cases in CASES.items() for number in range(len(cases))]
 
 
@@ -69,7 +74,7 @@ def make_branch(name, number, dtype=None):
     layer = make_layer(name, number, dtype)
     if name.endswith("Cell"):
         layer = keras.layers.RNN(layer, dtype=dtype)
-    symbol = keras.Input(shape, name=f"input_{name}_{number}", dtype="int32" if name == "Embedding" else "float32")
+    symbol = keras.Input(shape, name=f"input_{name}_{number}", dtype="int32" if name in READS_INTEGERS else "float32")
     return symbol, layer(symbol)
 
 
@@ -80,8 +85,8 @@ def make_model(name, number):
 def example(name, number, batch=3):
     shape, arguments = CASES[name][number]
     random = np.random.default_rng(1)
-    if name == "Embedding":
-        return random.integers(0, arguments["input_dim"], (batch, *shape)).astype("int32")
+    if name in READS_INTEGERS:
+        return random.integers(0, arguments[READS_INTEGERS[name]], (batch, *shape)).astype("int32")
     return random.normal(size=(batch, *shape)).astype("float32")
 
 
