@@ -9,8 +9,7 @@ one `ValueError` that lists it all, and nothing is loaded then.
 
 import dataclasses
 import json
-import os
-import pathlib
+import math
 import re
 from typing import NamedTuple
 
@@ -18,7 +17,7 @@ import numpy as np
 from keras import ops
 
 from kerasnets import formats
-from kerasnets.fields import Fields
+from kerasnets.fields import Fields, refuse
 from kerasnets.layers.layer import blank_weights
 
 FAMILIES = {}  # model_type: its family; each family's file enters itself
@@ -53,9 +52,7 @@ class Family:
     architectures: dict  # name in config.json: task
     fields: dict  # name in config.json: field of `Config`
     weights: list
-    heads: dict = dataclasses.field(
-        default_factory=dict
-    )  # task: rows like those of `weights`, paths in the task's model
+    heads: dict = dataclasses.field(default_factory=dict)  # task: rows as above, paths in the task's model
     prefix: str = ""  # what precedes a backbone's names in the file of a task
     choices: dict = dataclasses.field(default_factory=dict)  # field of `Config`: the values that are done here
     expected: dict = dataclasses.field(default_factory=dict)  # name in config.json: the only values that are done here
@@ -80,24 +77,24 @@ class Family:
         config = fields.read_all(self.tasks["backbone"].Config, self.fields, self.choices)
         fields.expect(self.expected)
         fields.skip(self.harmless)
-        config = self.read(fields, config) if self.read else config
+        config = fields.read_more(self.read, config) if self.read else config
+        fields.divide(self.tasks["backbone"].Config, config)
         fields.finish()
         return config
 
     def write_config(self, model):
-        values = {theirs: getattr(model.config, ours) for theirs, ours in self.fields.items()}
+        values = {"model_type": self.model_types[0]}
+        values |= {theirs: getattr(model.config, ours) for theirs, ours in self.fields.items()}
         values |= {name: getattr(model.config, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
         values |= {name: allowed[0] for name, allowed in self.expected.items()}
         values["architectures"] = [name for name, task in self.architectures.items() if task == model.task][:1]
-        values = {"model_type": self.model_types[0], **values}
         return self.write(model.config, values) if self.write else values
 
     def rows(self, model):
         """{name in the file: (transform, weights)} of a model."""
-        is_backbone = model.task == "backbone"
-        prefix, body = ("", model) if is_backbone else (self.prefix, model.backbone)
-        rows = expanded(self.weights, body, prefix)
-        return rows | expanded(self.heads.get(model.task, []), model, "")
+        if model.task == "backbone":
+            return expanded(self.weights, model, "")
+        return expanded(self.weights, model.backbone, self.prefix) | expanded(self.heads.get(model.task, []), model, "")
 
     def known_heads(self, model):
         """Names of the tensors that another task's model would take."""
@@ -118,9 +115,7 @@ def expanded(table, model, prefix):
 def follow(thing, path):
     """The weight at a dotted path, None where a layer on the way or the weight is None."""
     for step in path.split("."):
-        thing = thing[int(step)] if step.isdigit() else getattr(thing, step)
-        if thing is None:
-            return None
+        thing = None if thing is None else thing[int(step)] if step.isdigit() else getattr(thing, step)
     return thing
 
 
@@ -133,94 +128,113 @@ def from_pretrained(source, task=None, dtype=None):
     Raises `FileNotFoundError` where nothing is there, and `ValueError` for what cannot be loaded exactly.
     """
     values, tensors = formats.opened(source)
-    family = family_of(values, source)
-    task = task or family.architectures.get((values.get("architectures") or [None])[0], "backbone")
-    if task not in family.tasks:
-        raise ValueError(
-            f"{source}: {values['model_type']} has the tasks {sorted(family.tasks)}; received task={task!r}."
-        )
-    fields = family.read_config(values, source)
-    with blank_weights():
-        model = family.tasks[task](**fields, dtype=dtype)
+    model = described(values, tensors, source, task, dtype)
     load(model, tensors, source)
     return model
 
 
+def described(values, tensors, source, task=None, dtype=None):
+    """The model that a config.json describes, its weights still blank."""
+    family = family_of(values, source)
+    task = task or task_of(family, values, tensors, source)
+    if task not in family.tasks:
+        raise ValueError(f"{source}: {family.model_types[0]} has the tasks {[*family.tasks]}; received task={task!r}.")
+    fields = family.read_config(values, source)
+    tensors.check_sizes(fields, source)
+    try:
+        with blank_weights():
+            return family.tasks[task](**fields, dtype=dtype)
+    except Exception as error:
+        raise ValueError(f"{source}: config.json describes no model that can be made: {error}") from error
+
+
 def family_of(values, source):
     """The family that a config.json names."""
-    candidates = FAMILIES.get(values.get("model_type"), [])
-    found = [family for family in candidates if family.recognises is None or family.recognises(values)]
-    if not found:
-        raise ValueError(
-            f"{source}: config.json has model_type {values.get('model_type')!r}; known are {sorted(FAMILIES)}."
-        )
-    return found[0]
+    kind = values.get("model_type")
+    for family in FAMILIES.get(kind, []) if isinstance(kind, str) else []:
+        if family.recognises is None or family.recognises(values):
+            return family
+    raise ValueError(f"{source}: config.json has model_type {kind!r}; known are {sorted(FAMILIES)}.")
+
+
+def task_of(family, values, tensors, source):
+    """The task that a config.json names; where it names none, the one whose own tensors are all there."""
+    names = values.get("architectures")
+    if names:
+        known = list(family.architectures)
+        if not isinstance(names, list) or names[0] not in known:
+            raise ValueError(f"{source}: config.json has architectures {names!r}; known are {known}, or give task=.")
+        return family.architectures[names[0]]
+    heads = {task: {row[0] for row in rows} for task, rows in family.heads.items()}
+    return next((task for task, names in heads.items() if names <= {*tensors.names()}), "backbone")
 
 
 def load(model, tensors, source):
     """Give each weight its tensor, one after the other; nothing is changed if one is missing, superfluous or odd."""
-    rows = model.family.rows(model)
-    names = named(model, tensors, rows)
-    errors = [f"missing: {name}" for name in rows if name not in names]
-    errors += [f"not expected: {names[name]}" for name in names if name not in rows]
-    for name in rows.keys() & names.keys():
-        transform, weights = rows[name]
-        expected = transform.write([np.empty(tuple(weight.shape), "int8") for weight in weights]).shape
-        found = tuple(tensors.shape(names[name]))
-        errors += [f"{names[name]} has shape {found}, expected {expected}"] if found != expected else []
-    if errors:
-        shown = "\n  ".join(sorted(errors)[:40]) + (f"\n  … and {len(errors) - 40} more" if len(errors) > 40 else "")
-        raise ValueError(f"{source}: the tensors do not fit {type(model).__name__}:\n  {shown}")
+    rows, names, errors = compared(model, tensors)
+    refuse(f"{source}: the tensors do not fit {type(model).__name__}", errors)
     for name, (transform, weights) in rows.items():
         arrays = transform.read(tensors.read(names[name]), [weight.shape for weight in weights])
         for weight, array in zip(weights, arrays, strict=True):
             weight.assign(array)
 
 
-def named(model, tensors, rows):
-    """{name as in `rows`: name in the file}, without those that are known to be superfluous."""
-    family, names = model.family, {}
-    prefix = family.prefix
+def compared(model, tensors):
+    """(rows, {name as in `rows`: name in the file}, all that does not fit)."""
+    rows = model.family.rows(model)
+    names, errors = matched(model, tensors, rows)
+    errors += [f"missing: {tensors.label(name)}" for name in rows if name not in names]
+    taken = {id(weight) for _, weights in rows.values() for weight in weights}
+    errors += [f"no tensor is known for {weight.path}" for weight in model.weights if id(weight) not in taken]
+    for name in rows.keys() & names.keys():
+        transform, weights = rows[name]
+        expected = transform.write([np.broadcast_to(np.int8(0), weight.shape) for weight in weights]).shape
+        errors += tensors.problems(names[name], expected)
+    return rows, names, sorted(errors)
+
+
+def matched(model, tensors, rows):
+    """({name as in `rows`: name in the file}, complaints), without what is known to be superfluous."""
+    family, seen, errors = model.family, {}, []
+    known_heads, prefix = family.known_heads(model), family.prefix
     for original in tensors.names():
         name = original
         for pattern, replacement in family.renamed:
             name = re.sub(pattern, replacement, name)
-        bare = name.removeprefix(prefix) if prefix else name
+        bare = name.removeprefix(prefix)
+        name = next((n for n in (name, bare, prefix + bare) if n in rows), name)
         if any(re.fullmatch(pattern, bare) for pattern in family.ignored):
             continue
-        name = next((n for n in (name, bare, prefix + bare) if n in rows), name)
-        if name not in rows and model.task == "backbone" and name in family.known_heads(model):
-            continue
+        if name in seen:
+            errors.append(f"{tensors.label(seen[name])} and {tensors.label(original)} are the same weight")
+        seen[name] = original
+    for name in seen.keys() - rows.keys():
         twin = family.repeated.get(name)
-        if name not in rows and twin and tensors.equal(original, twin, prefix):
+        if name in known_heads and (model.task == "backbone" or twin is None):
             continue
-        names[name] = original
-    return names
+        twin = next((seen[n] for n in (twin, f"{prefix}{twin}") if n in seen), None)
+        if twin is None:
+            errors.append(f"not expected: {tensors.label(seen[name])}")
+        elif not tensors.equal(seen[name], twin):
+            errors.append(f"{tensors.label(seen[name])} is not equal to {tensors.label(twin)}, to which it is tied")
+    return {name: seen[name] for name in rows if name in seen}, errors
 
 
 def to_pretrained(model, folder, max_shard_bytes=SHARD):
     """Write `model` as a Hugging Face checkpoint, config.json and safetensors, that transformers loads and agrees with.
 
-    Each file is written under another name and renamed when it is whole. Raises `ValueError` for a model without
-    a checkpoint format.
+    All files are written under other names first and renamed when they are whole. Raises `ValueError` for a model
+    without a checkpoint format.
     """
     if getattr(model, "family", None) is None:
         raise ValueError(f"{type(model).__name__} has no checkpoint format; model.save('x.keras') keeps any model.")
-    folder = pathlib.Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    shards, size = [{}], 0
-    for name, (transform, weights) in model.family.rows(model).items():
-        shape = transform.write([np.empty(tuple(weight.shape), "int8") for weight in weights])
-        if size and size + 4 * shape.size > max_shard_bytes:
-            shards, size = [*shards, {}], 0
-        shards[-1][name], size = (transform, weights), size + 4 * shape.size
-    formats.write_shards(folder, shards, lambda row: written(*row))
+    rows = model.family.rows(model)
+    sizes = {name: 4 * sum(math.prod(weight.shape) for weight in weights) for name, (_, weights) in rows.items()}
+
+    def tensor(name):
+        transform, weights = rows[name]
+        arrays = [ops.convert_to_numpy(weight).astype("float32") for weight in weights]
+        return np.ascontiguousarray(transform.write(arrays))
+
     text = json.dumps(model.family.write_config(model) | {"dtype": "float32"}, indent=2) + "\n"
-    temporary = folder / "config.json.part"
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, folder / "config.json")
-
-
-def written(transform, weights):
-    """The tensor of one row."""
-    return np.ascontiguousarray(transform.write([ops.convert_to_numpy(weight).astype("float32") for weight in weights]))
+    formats.write(folder, sizes, tensor, max_shard_bytes, {"config.json": text})

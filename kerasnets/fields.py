@@ -4,7 +4,10 @@ import dataclasses
 import math
 import typing
 
+from kerasnets.layers.frequencies import inverse_frequencies
+
 # Fields of every family that no output of ours depends on: what generates, trains, labels or prints.
+# A family for which one of them does change something names it in its `expected`.
 HARMLESS = (  # fmt: skip
     "_name_or_path",
     "architectures",
@@ -39,13 +42,14 @@ HARMLESS = (  # fmt: skip
 )
 TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
 REQUIRED = object()
+SLIDING, FULL = "sliding_attention", "full_attention"
 
 
 class Fields:
     """The values of a config.json; everything wrong with them is collected and raised once, by `finish`."""
 
-    def __init__(self, values, source="config.json"):
-        self.values, self.source = values, source
+    def __init__(self, values, source, file="config.json"):
+        self.values, self.source, self.file = values, source, file
         self.read = {*HARMLESS, *TOKENS}
         self.errors = []
 
@@ -55,6 +59,14 @@ class Fields:
         found = {ours: self.typed(theirs, types[ours], choices.get(ours)) for theirs, ours in names.items()}
         found = {ours: value for ours, value in found.items() if value is not REQUIRED}
         return found | {name: value for name, value in self.tokens().items() if name in types}
+
+    def read_more(self, read, config):
+        """read(self, config), which may stumble over a value of which it is known by now that it is wrong."""
+        try:
+            return read(self, config)
+        except Exception:
+            self.complain()
+            raise
 
     def typed(self, name, field, choices):
         is_required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
@@ -103,23 +115,60 @@ class Fields:
             return None
         try:
             right = is_right(value) and (allow_bool or not isinstance(value, bool))
-        except TypeError:
+        except (TypeError, OverflowError):
             right = False
         if not right:
             self.errors.append(f"{name} must be {expected}; it is {value!r}")
         return value
 
     def tokens(self):
-        """bos, eos, pad: each an id, for eos one or several; those that the file does not name stay unset."""
+        """bos, eos, pad: each an id, for eos one or several, -1 being none; those not in the file stay unset."""
         found = {name: self.values.get(name) for name in TOKENS if name in self.values}
         for name, value in found.items():
-            ids = value if isinstance(value, list) else [value]
-            if value is not None and not all(isinstance(i, int) and not isinstance(i, bool) for i in ids):
+            several = name == "eos_token_id" and isinstance(value, list)
+            ids = value if several else [] if value is None else [value]
+            if not all(isinstance(i, int) and not isinstance(i, bool) and i >= -1 for i in ids):
                 self.errors.append(f"{name} must be a token id; it is {value!r}")
-        if "eos_token_id" in found:
-            eos = found["eos_token_id"]
-            found["eos_token_id"] = () if eos is None else tuple(eos) if isinstance(eos, list) else (eos,)
+                ids = []
+            ids = tuple(i for i in ids if i != -1)
+            found[name] = ids if name == "eos_token_id" else ids[0] if ids else None
         return found
+
+    def rotary(self, max_length):
+        """{"rope_theta", "rope_scaling", "partial_rotary_factor"}, as transformers 4 and 5 spell them."""
+        older, newer = self.get("rope_scaling"), self.get("rope_parameters")
+        given = older or newer or {}
+        if not isinstance(given, dict):
+            self.refuse(f"rope_scaling must be a dict; it is {given!r}")
+            given = {}
+        given = {name: value for name, value in given.items() if value is not None}
+        theta = given.pop("rope_theta", self.number("rope_theta", 10000.0))
+        partial = given.pop("partial_rotary_factor", self.number("partial_rotary_factor", 1.0))
+        kind = given.pop("type", "default")
+        kind = given.pop("rope_type", kind)
+        original = self.get("original_max_position_embeddings", given.get("original_max_position_embeddings"))
+        if kind in ("llama3", "yarn"):
+            given["original_max_position_embeddings"] = original or max_length
+        scaling = None if kind == "default" and not given else {"rope_type": kind, **given}
+        try:
+            inverse_frequencies(2, theta, scaling)
+        except (ArithmeticError, TypeError, ValueError) as error:
+            self.refuse(f"rope_theta {theta!r} or rope_scaling: {error}")
+        return {"rope_theta": theta, "rope_scaling": scaling, "partial_rotary_factor": partial}
+
+    def window(self, depth):
+        """(window, blocks that have it) of `depth` blocks: transformers 5 lists their kinds, 4 counts those without."""
+        has_window, window = self.flag("use_sliding_window", False), self.size("sliding_window", 4096)
+        first = self.checked("max_window_layers", 28, "a number of blocks", lambda v: isinstance(v, int) and v >= 0)
+        kinds = self.get("layer_types")
+        if kinds is None:
+            kinds = [SLIDING if has_window and i >= first else FULL for i in range(depth)]
+        if not isinstance(kinds, list) or len(kinds) != depth or not set(map(str, kinds)) <= {SLIDING, FULL}:
+            self.refuse(f"layer_types must be a list of {depth}, each {FULL!r} or {SLIDING!r}; it is {kinds!r}")
+        elif SLIDING in kinds and not has_window:
+            self.refuse(f"layer_types has {SLIDING!r} while use_sliding_window is false")
+        blocks = tuple(i for i, kind in enumerate(kinds) if kind == SLIDING)
+        return (window if blocks else None), blocks
 
     def expect(self, expected):
         """Fields {name: values} of which only these values are done here; a field that is not there is fine."""
@@ -127,6 +176,15 @@ class Fields:
             value = self.get(name, allowed[0])
             if not any(value is a or value == a and type(value) is type(a) for a in allowed):
                 self.errors.append(f"{name} is {value!r}, and only {' or '.join(map(repr, allowed))} is done here")
+
+    def divide(self, config, found):
+        """Sizes that must divide each other: heads share the width, and groups of heads their keys and values."""
+        sizes = {field.name: field.default for field in dataclasses.fields(config)} | found
+        pairs = [("num_heads", "num_kv_heads")] + [("hidden_size", "num_heads")] * (sizes.get("head_size") is None)
+        for whole, part in pairs:
+            n, d = sizes.get(whole), sizes.get(part)
+            if isinstance(n, int) and isinstance(d, int) and n > 0 and d > 0 and n % d:
+                self.errors.append(f"{whole} {n} is not a multiple of {part} {d}")
 
     def skip(self, names):
         self.read.update(names)
@@ -138,5 +196,21 @@ class Fields:
         """Raise if anything was wrong, or a field is left that nobody has read."""
         left = sorted(name for name, value in self.values.items() if name not in self.read and value is not None)
         self.errors += [f"{name} ({self.values[name]!r}) is not known here, so it cannot be ignored" for name in left]
-        if self.errors:
-            raise ValueError(f"{self.source}: config.json cannot be followed exactly:\n  " + "\n  ".join(self.errors))
+        self.complain()
+
+    def complain(self):
+        """Raise if anything was wrong so far."""
+        refuse(f"{self.source}: {self.file} cannot be followed exactly", self.errors)
+
+
+def refuse(subject, problems):
+    """Raise one `ValueError` that lists all problems, if there are any."""
+    if problems:
+        more = [f"… and {len(problems) - 40} more"] if len(problems) > 40 else []
+        raise ValueError(f"{subject}:\n  " + "\n  ".join([*problems[:40], *more]))
+
+
+def window_fields(window, blocks, depth):
+    """What `Fields.window` reads, as transformers 5 writes it."""
+    kinds = [SLIDING if i in blocks else FULL for i in range(depth)]
+    return {"layer_types": kinds, "use_sliding_window": SLIDING in kinds, "sliding_window": window}

@@ -4,12 +4,16 @@ Nothing is executed and nothing outside the folder is read. `opened` gives a che
 tensors as an object with `names()`, `shape(name)` and `read(name)` → NumPy array.
 """
 
-import contextlib
 import json
+import math
 import os
 import pathlib
 
 import numpy as np
+
+from kerasnets.fields import refuse
+
+MAPPED = 64 * 2**20  # bytes read from a mapped file before it is mapped anew, since what was read stays in memory
 
 
 def opened(source):
@@ -19,17 +23,17 @@ def opened(source):
         from kerasnets import gguf
 
         return gguf.opened(path)
-    values = read_json(path / "config.json")
-    extra = path / "generation_config.json"
-    if extra.exists():
-        values["eos_token_id"] = all_ends(values.get("eos_token_id"), read_json(extra).get("eos_token_id"))
+    values = read_json(within(path, "config.json"))
+    if (path / "generation_config.json").exists():
+        extra = read_json(within(path, "generation_config.json"))
+        values["eos_token_id"] = all_ends(values.get("eos_token_id"), extra.get("eos_token_id"))
     return values, tensors_of(path)
 
 
 def all_ends(*found):
     """Every end-of-sequence id that one of the two files names; None where neither does."""
     ids = [i for value in found if value is not None for i in (value if isinstance(value, list) else [value])]
-    return list(dict.fromkeys(ids)) or None
+    return [end for n, end in enumerate(ids) if end not in ids[:n]] or None
 
 
 def located(source):
@@ -46,22 +50,45 @@ def located(source):
             f"{source} is not a folder here; hub ids need: pip install 'kerasnets[hub]'"
         ) from None
     try:
-        patterns = ["*.json", "*.safetensors", "*.bin", "*.txt", "*.model"]
-        return pathlib.Path(huggingface_hub.snapshot_download(str(source), allow_patterns=patterns))
+        patterns = ["*.json", "*.safetensors", "*.txt", "*.model"]
+        folder = pathlib.Path(huggingface_hub.snapshot_download(str(source), allow_patterns=patterns))
+        if not list(folder.glob("*.safetensors")):
+            huggingface_hub.snapshot_download(str(source), allow_patterns=["pytorch_model*.bin"])
+        return folder
     except Exception as error:
         raise FileNotFoundError(f"{source} is not a folder here, and the hub did not give it: {error}") from None
+
+
+def within(folder, name):
+    """The path of a file of `folder`, which a link must not lead out of; the hub's cache links to its own blobs."""
+    home, path = folder.resolve(), folder / name
+    homes = [home, home.parent.parent / "blobs"] if home.parent.name == "snapshots" else [home]
+    if path.is_symlink() and not any(path.resolve().is_relative_to(place) for place in homes):
+        raise ValueError(f"{path} is a link that leads out of the folder, to {path.resolve()}.")
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path} is not a file.")
+    return path
 
 
 def read_json(path):
     """A JSON file as a dict, or one error that names it."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=without_repeats)
     except FileNotFoundError:
         raise FileNotFoundError(f"{path.parent} has no {path.name}.") from None
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise ValueError(f"{path} cannot be read as JSON: {error}") from None
     if not isinstance(values, dict):
         raise ValueError(f"{path} must hold a JSON object; it holds {type(values).__name__}.")
+    return values
+
+
+def without_repeats(pairs):
+    """The dict of a JSON object, which must not say the same thing twice."""
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{sorted({name for name in names if names.count(name) > 1})} more than once")
     return values
 
 
@@ -69,111 +96,192 @@ def tensors_of(folder):
     """The tensors of a folder: safetensors where there are any, else .bin."""
     for stem, kind in (("model.safetensors", Safetensors), ("pytorch_model.bin", Bins)):
         if (folder / stem).exists():
-            return kind({None: folder / stem})
+            return kind([within(folder, stem)])
         if (folder / f"{stem}.index.json").exists():
-            return kind(shards_of(folder, f"{stem}.index.json"))
+            return kind(*shards_of(folder, f"{stem}.index.json"))
     raise FileNotFoundError(f"{folder} has no model.safetensors and no pytorch_model.bin, nor an index of either.")
 
 
 def shards_of(folder, index):
-    """{tensor: file} of an index; every file lies in the folder itself."""
-    weight_map = read_json(folder / index).get("weight_map")
-    if not isinstance(weight_map, dict):
+    """(files, {tensor: file}) of an index; every file lies in the folder itself."""
+    weight_map = read_json(within(folder, index)).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
         raise ValueError(f"{folder / index} has no weight_map.")
     for name, file in weight_map.items():
-        if not isinstance(file, str) or pathlib.PurePath(file).name != file or file in ("", ".", ".."):
+        if not isinstance(file, str) or pathlib.PureWindowsPath(file).name != file or file in ("", ".", ".."):
             raise ValueError(f"{folder / index}: tensor {name} points to {file!r}, which is not a file of this folder.")
-        if not (folder / file).exists():
-            raise FileNotFoundError(f"{folder / index}: tensor {name} is in {file}, which is not there.")
-    return {name: folder / file for name, file in weight_map.items()}
+    lost = sorted(file for file in set(weight_map.values()) if not (folder / file).exists())
+    if lost:
+        raise FileNotFoundError(f"{folder / index} names the files {lost}, which are not there.")
+    places = {name: within(folder, file) for name, file in weight_map.items()}
+    return list(dict.fromkeys(places.values())), places
 
 
 class Tensors:
-    """What the kinds of files share: which file a tensor is in. `files` is {tensor: file}, or {None: the one file}."""
+    """What the kinds of files share: which file a tensor is in, its shape and how its numbers are stored.
 
-    def __init__(self, files):
-        self.open_files = {path: self.open(path) for path in dict.fromkeys(files.values())}
-        found = {name: path for path, file in self.open_files.items() for name in self.keys(file)}
-        lost = [name for name, path in files.items() if name is not None and found.get(name) != path]
-        if lost:
-            raise ValueError(f"{files[lost[0]]} does not hold the tensor {lost[0]}, as the index says it does.")
-        self.found = found
+    A kind of file says what `contents(path)` are, (name, shape, stored as) each, and what it can `fetch(path, name)`.
+    """
+
+    readable = ()  # ways of storing numbers that `fetch` turns into floats, exactly
+
+    def __init__(self, files, index=None):
+        self.found, self.shapes, self.stored, errors = {}, {}, {}, []
+        for path in files:
+            for name, shape, stored in self.contents(path):
+                if name in self.found:
+                    errors.append(f"tensor {name} is in {self.found[name].name} and in {path.name}")
+                self.found[name], self.shapes[name], self.stored[name] = path, tuple(shape), stored
+        for name in sorted({*index, *self.found} if index is not None else ()):
+            claimed, real = (getattr(places.get(name), "name", "no file") for places in (index, self.found))
+            errors += [f"tensor {name} is in {real}, and the index says {claimed}"] if claimed != real else []
+        refuse(f"{files[0].parent}: the files contradict each other", errors)
 
     def names(self):
         return list(self.found)
 
-    def equal(self, name, twin, prefix=""):
-        """Whether a repeated tensor is the one it repeats."""
-        twin = next((n for n in (twin, prefix + twin, twin.removeprefix(prefix)) if n in self.found), None)
-        return twin is not None and np.array_equal(self.read(name), self.read(twin))
-
-
-class Safetensors(Tensors):
-    """huggingface/safetensors: a header of names, types, shapes and places, then the numbers; read where they lie."""
-
-    def open(self, path):
-        import safetensors
-
-        try:
-            return safetensors.safe_open(path, framework="np")
-        except Exception as error:
-            raise ValueError(f"{path} is not a whole safetensors file: {error}") from None
-
-    def keys(self, file):
-        return file.keys()
-
     def shape(self, name):
-        return self.open_files[self.found[name]].get_slice(name).get_shape()
+        return self.shapes[name]
+
+    def check_sizes(self, fields, source):
+        """Refuse sizes in {field: value} that these tensors cannot fill, before memory is asked for."""
+        total = sum(map(math.prod, self.shapes.values()))
+        limits = dict.fromkeys(("vocab_size", "hidden_size", "feedforward_size"), total)
+        limits |= {name: len(self.shapes) for name in fields if name.endswith("layers")}
+        found = [f"{name} {fields[name]}" for name, limit in limits.items() if (fields.get(name) or 0) > limit]
+        if found:
+            raise ValueError(f"{source}: config.json asks for {', '.join(found)}, more than the tensors could fill.")
+
+    def label(self, name):
+        """What the file itself calls this tensor."""
+        return name
+
+    def problems(self, name, shape):
+        """Why a tensor is not one of this shape that can be read here."""
+        label, stored, found = self.label(name), self.stored[name], self.shapes[name]
+        problems = [f"{label} has shape {found}, expected {shape}"] if found != shape else []
+        unread = f"{label} is stored as {stored}; what is read here is {', '.join(self.readable)}"
+        return problems + [unread] * (stored not in self.readable)
 
     def read(self, name):
         try:
-            return self.open_files[self.found[name]].get_tensor(name)
+            return self.fetch(self.found[name], name)
         except Exception as error:
-            raise ValueError(f"{self.found[name]}: tensor {name} cannot be read: {error}") from None
+            raise ValueError(f"{self.found[name]}: tensor {self.label(name)} cannot be read: {error}") from error
+
+    def equal(self, name, twin):
+        """Whether two tensors are the same."""
+        if any(self.problems(n, self.shapes[twin]) for n in (name, twin)):
+            return False
+        return np.array_equal(self.read(name), self.read(twin), equal_nan=True)
+
+
+class Safetensors(Tensors):
+    """huggingface/safetensors: a header of names, types, shapes and places, then the numbers.
+
+    The file is mapped anew for each tensor, so that what was read does not stay in memory.
+    """
+
+    readable = ("F32", "F16", "BF16", "F64")
+
+    def contents(self, path):
+        import safetensors
+
+        try:
+            with safetensors.safe_open(path, framework="np") as file:
+                slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118  it is no dict
+                return [(name, s.get_shape(), s.get_dtype()) for name, s in slices.items()]
+        except Exception as error:
+            raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
+
+    def fetch(self, path, name):
+        import safetensors
+
+        with safetensors.safe_open(path, framework="np") as file:
+            return file.get_tensor(name)
 
 
 class Bins(Tensors):
     """torch's .bin files, through its `weights_only` reader, which executes nothing; needs torch on every backend."""
 
-    def open(self, path):
-        from kerasnets.backend import pickled
+    readable = ("float32", "float16", "bfloat16", "float64")
 
-        return pickled.read(path)
+    def __init__(self, files, index=None):
+        self.mapped, self.fetched = {}, 0
+        super().__init__(files, index)
+        self.mapped.clear()
 
-    def keys(self, file):
-        return list(file)
+    def contents(self, path):
+        return [(name, tensor.shape, stored_as(tensor)) for name, tensor in self.tensors(path).items()]
 
-    def shape(self, name):
-        return tuple(self.open_files[self.found[name]][name].shape)
+    def fetch(self, path, name):
+        tensor = self.tensors(path)[name].detach()
+        array = tensor.numpy() if self.stored[name].startswith("float") else tensor.float().numpy()
+        self.fetched += array.nbytes
+        return array
 
-    def read(self, name):
-        return self.open_files[self.found[name]][name].float().numpy()
+    def tensors(self, path):
+        """{name: torch tensor} of one file, mapped anew once much of it has been read."""
+        if path not in self.mapped or self.fetched > MAPPED:
+            self.mapped, self.fetched = {path: torch_reader(path)(path)}, 0
+        return self.mapped[path]
 
 
-def write_shards(folder, shards, tensor_of):
-    """Write model.safetensors, or several with an index; each is renamed when it is whole, old ones go last."""
+def stored_as(tensor):
+    """A torch tensor's way of storing numbers: float32, or sparse_coo float32."""
+    dtype, layout = (str(text).removeprefix("torch.") for text in (tensor.dtype, tensor.layout))
+    return dtype if layout == "strided" else f"{layout} {dtype}"
+
+
+def torch_reader(path):
+    """torch's reader of .bin files, whichever backend is active."""
+    try:
+        from kerasnets.backend.torch import read_bin
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError(
+            f"{path} is in torch's format and needs torch on every backend: pip install 'kerasnets[torch]'"
+        ) from None
+    return read_bin
+
+
+def write(folder, sizes, tensor_of, max_shard_bytes, texts):
+    """Write the tensors of `sizes`, {name: bytes}, as model.safetensors or as several with an index, and {file: text}.
+
+    No file is replaced until all are written under other names; what the new ones make superfluous goes last.
+    """
     from safetensors.numpy import save_file
 
-    number = len(shards)
-    names = (
-        ["model.safetensors"]
-        if number == 1
-        else [f"model-{i + 1:05}-of-{number:05}.safetensors" for i in range(number)]
-    )
-    total = 0
-    for file, rows in zip(names, shards, strict=True):
-        tensors = {name: tensor_of(row) for name, row in rows.items()}
-        total += sum(tensor.nbytes for tensor in tensors.values())
-        save_file(tensors, folder / f"{file}.part", metadata={"format": "pt"})
-        os.replace(folder / f"{file}.part", folder / file)
-    index = folder / "model.safetensors.index.json"
-    for old in {*folder.glob("model-*-of-*.safetensors"), index, folder / "model.safetensors"} - {
-        folder / n for n in names
-    }:
-        with contextlib.suppress(FileNotFoundError):
-            old.unlink()
+    folder = pathlib.Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    shards = shards_by_size(sizes, max_shard_bytes)
+    number, one, index = len(shards), "model.safetensors", "model.safetensors.index.json"
+    files = [one] if number == 1 else [f"model-{i + 1:05}-of-{number:05}.safetensors" for i in range(number)]
     if number > 1:
-        weight_map = {name: file for file, rows in zip(names, shards, strict=True) for name in rows}
-        part = index.with_suffix(".part")
-        part.write_text(json.dumps({"metadata": {"total_size": total}, "weight_map": weight_map}), encoding="utf-8")
-        os.replace(part, index)
+        weight_map = {name: file for file, names in zip(files, shards, strict=True) for name in names}
+        content = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map}
+        texts = {index: json.dumps(content, indent=2) + "\n", **texts}
+    new = [*files, *texts]
+    try:
+        for file, names in zip(files, shards, strict=True):
+            save_file({name: tensor_of(name) for name in names}, folder / f"{file}.part", metadata={"format": "pt"})
+        for file, text in texts.items():
+            (folder / f"{file}.part").write_text(text, encoding="utf-8")
+        for file in new:
+            os.replace(folder / f"{file}.part", folder / file)
+    finally:
+        for file in new:
+            (folder / f"{file}.part").unlink(missing_ok=True)
+    for old in {*folder.glob("model-*-of-*.safetensors"), folder / one, folder / index}:
+        if old.name not in new:
+            old.unlink(missing_ok=True)
+
+
+def shards_by_size(sizes, max_shard_bytes):
+    """The names of each file, in order; a file is no longer than asked for, unless by a single tensor."""
+    shards, size = [[]], 0
+    for name, nbytes in sizes.items():
+        if shards[-1] and size + nbytes > max_shard_bytes:
+            shards, size = [*shards, []], 0
+        shards[-1].append(name)
+        size += nbytes
+    return shards

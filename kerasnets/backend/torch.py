@@ -1,5 +1,7 @@
 """PyTorch: its own fused recurrent kernels, for every mask."""
 
+import zipfile
+
 import keras
 import torch
 from torch.nn import functional
@@ -176,3 +178,24 @@ def attention(query, key, value, visible, bias, scale, is_causal):
         q, k, v, attn_mask=bias, is_causal=is_causal, scale=scale, enable_gqa=k.shape[1] != q.shape[1]
     )
     return y.transpose(1, 2)
+
+
+def read_bin(path):
+    """{name: tensor} of a file that torch.save wrote, mapped where its format allows it; nothing in it is executed.
+
+    Raises `ValueError` for a file that holds anything but named tensors.
+    """
+    if tuple(int(n) for n in torch.__version__.split(".")[:2]) < (2, 6):  # CVE-2025-32434: code ran all the same
+        raise ValueError(f"{path}: torch {torch.__version__} may execute what is in a .bin file; 2.6 and later do not.")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except Exception as error:
+        lines = str(error).splitlines() or [type(error).__name__]
+        reason = next((line for line in lines if "Unsupported" in line), lines[0]).strip()
+        raise ValueError(f"{path} is not a whole file of tensors and nothing else: {reason}") from error
+    if not isinstance(state, dict):
+        raise ValueError(f"{path} must hold {{name: tensor}}; it holds {type(state).__name__}.")
+    others = {name: type(value).__name__ for name, value in state.items() if not isinstance(value, torch.Tensor)}
+    if others or not all(isinstance(name, str) for name in state):
+        raise ValueError(f"{path} must hold {{name: tensor}}; it also holds {others or list(state)}.")
+    return state
