@@ -25,6 +25,7 @@ def recurrence_path(cell):
     return "one projection of all inputs, a scan, weight gradients in one product"
 
 
+@jax.custom_jvp
 def whole(x):
     """x, computed as one array before anything is taken out of it.
 
@@ -34,6 +35,12 @@ def whole(x):
     if jax.default_backend() != "cpu":
         return x
     return jax.lax.cond(jnp.isnan(x[(0,) * x.ndim]), lambda x: jnp.maximum(x, x - 1), lambda x: x, x)
+
+
+@whole.defjvp
+def whole_jvp(x, dx):
+    """The branch is for XLA's eyes only: a gradient through it would pass both sides."""
+    return whole(*x), dx[0]
 
 
 def recurrence(cell, sequences, states, mask=None, return_sequences=True, return_states=True, training=True):
@@ -88,28 +95,37 @@ def scan_forward(cell, return_sequences, sequences, weights, states, mask):
     def step(states, inputs):
         x, m = inputs
         seen = cell.combine(plus(x, b), plus(states[0] @ U, b_u))
-        new = advance(cell, m, seen, states)
-        return new, (seen, states, new[0] if return_sequences else None)
+        return advance(cell, m, seen, states), (seen, states)
 
-    last, (seen, before, outputs) = jax.lax.scan(step, states, (project(sequences, W), mask))
+    last, (seen, before) = jax.lax.scan(step, states, (project(sequences, W), mask))
+    outputs = jnp.concatenate([before[0][1:], last[0][None]]) if return_sequences else None
     return (outputs, last), (sequences, weights, seen, before, mask)
 
 
 def scan_backward(cell, return_sequences, residuals, cotangents):
-    """Backpropagation through time carries only the states' gradient; the weights' is one product over all steps."""
+    """Backpropagation through time carries only the states' gradient; the weights' is one product over all steps.
+
+    The gradient of what the gates saw takes the place of what they saw, step by step: a scan would write it to new
+    memory, and past 32 MB in one compiled program the allocator hands back every page and faults it in at each call.
+    """
     sequences, (W, U, b, b_u), seen, before, mask = residuals
     d_outputs, d_states = cotangents
     U_T = U.T  # out here, or XLA turns it at every step
+    steps = sequences.shape[0]
 
-    def step(d_states, inputs):
-        d_output, seen, before, m = inputs
-        _, pullback = jax.vjp(partial(advance, cell, m), seen, before)
+    def step(count, carry):
+        d_states, arrays = carry
+        d_output, old, states, m = take((d_outputs, arrays, before, mask), steps - 1 - count)
+        if len(old) > 1:  # or XLA reads them again after they are written, from a copy of all steps
+            old = tuple(whole(x) for x in old)
+        _, pullback = jax.vjp(partial(advance, cell, m), old, states)
         if return_sequences:
             d_states = (d_states[0] + d_output, *d_states[1:])
         d_seen, d_before = pullback(d_states)
-        return (d_before[0] + joined(of(cell, "h", d_seen)) @ U_T, *d_before[1:]), d_seen
+        d_states = (d_before[0] + joined(of(cell, "h", d_seen)) @ U_T, *d_before[1:])
+        return d_states, put(arrays, d_seen, steps - 1 - count)
 
-    d_states, d_seen = jax.lax.scan(step, d_states, (d_outputs, seen, before, mask), reverse=True)
+    d_states, d_seen = jax.lax.fori_loop(0, steps, step, (d_states, seen))
     d_x, d_product = of(cell, "x", d_seen), of(cell, "h", d_seen)
     d_W, d_U = joined(outer(sequences, d) for d in d_x), joined(outer(before[0], d) for d in d_product)
     d_b, d_bu = (
@@ -118,6 +134,16 @@ def scan_backward(cell, return_sequences, residuals, cotangents):
     edges = itertools.accumulate(d.shape[-1] for d in d_x[:-1])
     d_sequences = sum(project(d, columns.T) for d, columns in zip(d_x, jnp.split(W, list(edges), axis=1), strict=True))
     return d_sequences, (d_W, d_U, d_b, d_bu), d_states, None
+
+
+def take(arrays, t):
+    """Step t of each array (T, ...)."""
+    return jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, t, keepdims=False), arrays)
+
+
+def put(arrays, values, t):
+    """The arrays (T, ...) with `values` at step t."""
+    return jax.tree.map(lambda x, value: jax.lax.dynamic_update_index_in_dim(x, value, t, 0), arrays, values)
 
 
 def of(cell, source, parts):
