@@ -181,8 +181,8 @@ def max_of_tiles_jvp(pool_size, data_format, x, dx):
 
 
 def attention(query, key, value, visible, bias, scale, is_causal):
-    """softmax(s Q Kᵀ + bias, where visible) V; on a CPU, JAX's own refuses float16, so there it is written out."""
-    if jax.default_backend() != "cpu":
+    """softmax(s Q Kᵀ + bias, where visible) V; written out where JAX's own refuses: float16 on a CPU, H ≠ H′."""
+    if jax.default_backend() != "cpu" and key.shape == value.shape:
         return portable.attention(query, key, value, visible, bias, scale, is_causal)
     groups = query.shape[2] // key.shape[2]
     if groups > 1:
@@ -191,7 +191,7 @@ def attention(query, key, value, visible, bias, scale, is_causal):
     if bias is not None:
         scores = scores + bias
     if is_causal:
-        visible = jnp.tri(query.shape[1], dtype=bool)
+        visible = jnp.tri(query.shape[1], key.shape[1], dtype=bool)
     if visible is not None:
         scores = jnp.where(visible, scores, -1e9)
     probabilities = jax.nn.softmax(scores, axis=-1).astype(value.dtype)

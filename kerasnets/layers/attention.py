@@ -59,15 +59,15 @@ def attention(query, key, value, visible=None, bias=None, scale=None, is_causal=
     visible: (B, 1, T, S) booleans, bias: (B, N, T, S) numbers, either may broadcast, None says nothing.
     """
     scale = query.shape[-1] ** -0.5 if scale is None else scale
-    record(lambda: shown(query, key, value, explicit(visible, is_causal, query), bias, scale))
+    record(lambda: shown(query, key, value, explicit(visible, is_causal, query, key), bias, scale))
     if drop is None:
         return backend.attention(query, key, value, visible, bias, scale, is_causal)
-    return attend(query, key, value, explicit(visible, is_causal, query), bias, scale, drop).output
+    return attend(query, key, value, explicit(visible, is_causal, query, key), bias, scale, drop).output
 
 
-def explicit(visible, is_causal, query):
+def explicit(visible, is_causal, query, key):
     """The mask that `is_causal` stands for, or `visible` as it is."""
-    return masking.causal_mask(query.shape[1])[:, None] if is_causal else visible
+    return masking.causal_mask(ops.shape(query)[1], ops.shape(key)[1])[:, None] if is_causal else visible
 
 
 def shown(query, key, value, visible, bias, scale):
