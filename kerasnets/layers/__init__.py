@@ -6,7 +6,7 @@ from kerasnets.layers.convolution import Conv1D, Conv2D
 from kerasnets.layers.dense import Dense
 from kerasnets.layers.embedding import Embedding
 from kerasnets.layers.feedforward import FeedForward, GatedFeedForward
-from kerasnets.layers.heads import CausalLMHead
+from kerasnets.layers.heads import CausalLMHead, MaskedLMHead
 from kerasnets.layers.multi_head_attention import GroupedQueryAttention as GroupQueryAttention
 from kerasnets.layers.multi_head_attention import MultiHeadAttention
 from kerasnets.layers.normalization import LayerNormalization, RMSNormalization
@@ -30,6 +30,7 @@ from kerasnets.layers.position import (
 )
 from kerasnets.layers.recurrent import GRU, LSTM, GRUCell, LSTMCell, SimpleRNN, SimpleRNNCell
 from kerasnets.layers.reshaping import Flatten, ZeroPadding2D
+from kerasnets.layers.transformer import TransformerDecoderBlock, TransformerEncoderBlock
 
 __all__ = [
     "AveragePooling1D",
@@ -53,6 +54,7 @@ __all__ = [
     "LSTM",
     "LSTMCell",
     "LayerNormalization",
+    "MaskedLMHead",
     "MaxPooling1D",
     "MaxPooling2D",
     "MultiHeadAttention",
@@ -62,6 +64,8 @@ __all__ = [
     "RotaryEmbedding",
     "SimpleRNN",
     "SimpleRNNCell",
+    "TransformerDecoderBlock",
+    "TransformerEncoderBlock",
     "ZeroPadding2D",
     "alibi_bias",
     "rotate",

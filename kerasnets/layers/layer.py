@@ -99,10 +99,15 @@ class Layer(keras.layers.Layer):
         return super().__call__(*args, **kwargs)
 
 
+def anew(setting):
+    """An initializer like the one given, with random numbers of its own; any other setting as it is."""
+    return setting.clone() if isinstance(setting, initializers.Initializer) else setting
+
+
 def positive_integer(name, value):
     """`value`, or one error that names the argument."""
     if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
-        raise ValueError(f"`{name}` must be a positive integer. Received: {name}={value!r}")
+        raise ValueError(f"The argument `{name}` must be a positive integer. Received: {name}={value!r}")
     return value
 
 

@@ -18,6 +18,22 @@ def causal_mask(queries, keys=None, first=0, window=None):
     return (visible if window is None else ops.logical_and(visible, i - j < window))[None]
 
 
+def band_mask(queries, keys, window):
+    """|i − j| < window: no query looks further than that, back or ahead.   → (1, T, S)."""
+    i, j = ops.arange(queries)[:, None], ops.arange(keys)[None, :]
+    return (ops.abs(i - j) < window)[None]
+
+
+def narrowed(visible, window, queries, cache=None):
+    """`visible`, None being all that came before, and at most `window` places back, the query's own among them.
+
+    queries: (B, T, N, H). The first of them stands behind what `cache` remembers.   → (B or 1, 1, T, S).
+    """
+    keys, first = (None, 0) if cache is None else (cache.keys.shape[1], cache.length)
+    near = causal_mask(queries.shape[1], keys, first, window)
+    return combined(near, None if visible is None else visible[:, 0])
+
+
 def padding_mask(padding):
     """No query looks at padding.   (B, S) → (B, 1, S)."""
     return ops.cast(padding, "bool")[:, None, :]

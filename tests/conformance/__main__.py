@@ -11,6 +11,8 @@ import sys
 import pytest
 
 TESTED = (
+    "attention/grouped_query_attention",
+    "attention/multi_head_attention",
     "convolutional/conv",
     "core/dense",
     "core/embedding",
