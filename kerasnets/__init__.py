@@ -23,6 +23,7 @@ from kerasnets.models.classic.mlp import MLP  # noqa: E402
 from kerasnets.models.classic.policy import PolicyNetwork  # noqa: E402
 from kerasnets.models.classic.rnn import RNN  # noqa: E402
 from kerasnets.models.decoder.gpt2 import GPT2, GPT2CausalLM  # noqa: E402
+from kerasnets.models.decoder.llama import LLaMA, LLaMACausalLM  # noqa: E402
 
 __version__ = "0.1.0"
 
@@ -31,6 +32,8 @@ __all__ = [
     "CNN",
     "GPT2",
     "GPT2CausalLM",
+    "LLaMA",
+    "LLaMACausalLM",
     "MLP",
     "Model",
     "PolicyNetwork",

@@ -26,8 +26,8 @@ def inverse_frequencies(size, theta=10000.0, scaling=None):
     Taken in float32 step by step, as the published models were: at position 100,000 a single rounding more turns a
     pair of channels by 0.01. Raises `ValueError` for another `rope_type` and for numbers that do not belong to it.
     """
-    if size % 2:
-        raise ValueError(f"Rotation turns pairs of channels; received size={size}.")
+    if size % 2 or not is_number(theta) or theta <= 1:
+        raise ValueError(f"Rotation turns pairs of channels, θ > 1; received size={size}, theta={theta!r}.")
     exponents = np.arange(0, size, 2, dtype="float32") / np.float32(size)
     f = np.float32(1) / np.power(float(theta), exponents.astype("float64")).astype("float32")
     if scaling is None:
@@ -46,9 +46,12 @@ def check_scaling(scaling):
         raise ValueError(
             f"rope_type {kind!r} needs {sorted(needed)} and may have {sorted(allowed)}; received {sorted(given)}."
         )
-    odd = {name: value for name, value in scaling.items() if name != "rope_type" and not is_number(value)}
-    if odd or not scaling["factor"] > 0:
-        raise ValueError(f"rope_type {kind!r} needs positive finite numbers; received {odd or scaling}.")
+    values = {name: scaling[name] for name in given}
+    odd = {name: value for name, value in values.items() if not is_number(value) or name in needed and not value}
+    if odd:
+        raise ValueError(f"rope_type {kind!r} needs positive finite numbers; received {odd}.")
+    if kind == "llama3" and scaling["low_freq_factor"] >= scaling["high_freq_factor"]:
+        raise ValueError(f"low_freq_factor must be less than high_freq_factor; received {scaling}.")
 
 
 def is_number(value):

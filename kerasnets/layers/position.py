@@ -27,7 +27,7 @@ def sinusoidal(positions, size, theta=10000.0, interleaved=True, steps=None):
     if size % 2:
         raise ValueError(f"Each frequency takes two channels; received size={size}.")
     f = np.power(float(theta), -np.arange(size // 2) / (steps or size / 2)).astype("float32")
-    angles = ops.cast(positions, "float32")[..., None] * f
+    angles = ops.multiply(ops.cast(positions, "float32")[..., None], f)
     if not interleaved:
         return ops.concatenate([ops.sin(angles), ops.cos(angles)], axis=-1)
     return ops.reshape(ops.stack([ops.sin(angles), ops.cos(angles)], axis=-1), (*ops.shape(positions), size))
@@ -98,7 +98,7 @@ class RotaryEmbedding(Layer):
 
     def cos_sin(self, positions):
         """(B, T) → cos and sin of the angles, (B, T, size / 2) each, in float32."""
-        angles = ops.cast(positions, "float32")[..., None] * self.frequencies
+        angles = ops.multiply(ops.cast(positions, "float32")[..., None], self.frequencies)
         return ops.cos(angles) * self.factor, ops.sin(angles) * self.factor
 
     def call(self, x, positions=None):
@@ -124,7 +124,7 @@ def alibi_bias(num_heads, queries, keys=None, first=0):
     """
     i = first + ops.arange(queries)[:, None]
     j = ops.arange(queries if keys is None else keys)[None, :]
-    return (ops.cast(-ops.abs(i - j), "float32") * alibi_slopes(num_heads)[:, None, None])[None]
+    return ops.multiply(ops.cast(-ops.abs(i - j), "float32"), alibi_slopes(num_heads)[:, None, None])[None]
 
 
 def relative_buckets(distance, num_buckets=32, max_distance=128, bidirectional=True):
