@@ -95,7 +95,7 @@ class Tokenizer:
         Raises `ValueError` for what is not text, a text that gives no token at all, a `max_length` without room for
         the special tokens, rows longer than `padding`, and rows to be filled where no token is there to fill them.
         """
-        texts = [texts] if isinstance(texts, str) else list(texts)
+        texts = [texts] if isinstance(texts, str) else texts
         pairs = [pairs] if isinstance(pairs, str) else pairs
         encodings = self.encodings(texts, pairs, max_length, add_special_tokens)
         for i, encoding in enumerate(encodings):
@@ -166,7 +166,7 @@ class Tokenizer:
 
     def tokenize(self, text):
         """The pieces of one text, without special tokens around it."""
-        return self.encodings([text], add_special_tokens=False)[0].tokens
+        return [self.backend.id_to_token(id) for id in self.encode(text, add_special_tokens=False)]
 
     def decode(self, ids, skip_special_tokens=True):
         """(T,) → text, (B, T) or rows of any lengths → [text, …].   Ids beyond the vocabulary are left out."""
@@ -174,13 +174,12 @@ class Tokenizer:
             ids = ids["input_ids"]
         if not isinstance(ids, (list, tuple)):
             ids = np.asarray(ids).tolist()
-        if isinstance(ids, int):
-            ids = [ids]
-        if ids and not isinstance(ids[0], (int, np.integer)):
+        ids = ids if isinstance(ids, (list, tuple)) else [ids]
+        if ids and (isinstance(ids[0], (list, tuple)) or np.ndim(ids[0])):
             return [self.decode(row, skip_special_tokens) for row in ids]
-        ids = [int(id) if isinstance(id, (int, np.integer)) else id for id in ids]
-        if wrong := [id for id in ids if not isinstance(id, int) or not 0 <= id < 2**32]:
+        if wrong := [id for id in ids if not isinstance(id, (int, np.integer)) or not 0 <= id < 2**32]:
             raise ValueError(f"ids must be integers from 0 on; received {wrong[0]!r}.")
+        ids = [int(id) for id in ids]
         text = self.backend.decode(ids, skip_special_tokens=skip_special_tokens)
         for found, tidy in TIDIED.items() if self.tidies else ():
             text = text.replace(found, tidy)

@@ -149,15 +149,20 @@ def whole(file, settings):
     """tokenizer.json: the pipeline as it stands; of a class's own tokens those that the vocabulary holds."""
     tokenizers = kinds.library("tokenizers")
     backend = tokenizers.Tokenizer.from_str(file.read_text(encoding="utf-8"))
+    filling, cutting = backend.padding or {}, backend.truncation or {}
     backend.no_padding()
     backend.no_truncation()
+    sides = {"padding_side": filling.get("direction"), "truncation_side": cutting.get("direction")}
+    if filling and backend.token_to_id(filling["pad_token"]) == filling["pad_id"]:
+        sides["pad_token"] = filling["pad_token"]
+    sides = {name: value for name, value in sides.items() if value}
     if isinstance(backend.normalizer, tokenizers.normalizers.BertNormalizer):
         for ours, theirs in (("lowercase", "do_lower_case"), ("strip_accents", "strip_accents")):
             if theirs in settings:
                 setattr(backend.normalizer, ours, settings[theirs])
     granted = next((c[settings["tokenizer_class"]] for c in CLASSES.values() if settings["tokenizer_class"] in c), {})
     granted = {name: value for name, value in granted.items() if is_there(backend, name, value)}
-    settings = {**granted, **settings}
+    settings = {**granted, **sides, **settings}
     add_tokens(backend, settings)
     return backend, settings
 
@@ -208,7 +213,7 @@ def read_pieces(file, settings):
             settings.setdefault(f"{name}_token", piece)
     settings.setdefault("unk_token", rules.unk_piece)
     settings["typed"] = [(piece.piece, piece.type) for piece in model.pieces]
-    return kinds.sentencepiece(model, "never" if not space else "always" if settings.get("legacy") else "first")
+    return kinds.sentencepiece(model, bool(space), bool(settings.get("legacy")))
 
 
 def read_ranks(file, settings):
@@ -224,7 +229,8 @@ def add_tokens(backend, settings):
     """The tokens that are never cut: those at the ids that the files state, then those that only have a name."""
     added = kinds.library("tokenizers").AddedToken
     typed = [(piece, kind) for piece, kind in settings.pop("typed", ()) if kind in (kinds.CONTROL, kinds.USER_DEFINED)]
-    backend.add_tokens([added(piece, normalized=False, special=kind == kinds.CONTROL) for piece, kind in typed])
+    for piece, kind in typed:
+        backend.add_tokens([added(piece, normalized=kinds.SPACE in piece, special=kind == kinds.CONTROL)])
     backend.add_special_tokens([added(token, normalized=False) for token in settings.pop("numbered_last", ())])
     extra = [*listed(settings.get("additional_special_tokens")), *listed(settings.get("extra_special_tokens"))]
     named = [settings[name] for name in NAMED if settings.get(name) and content_of(settings[name])]

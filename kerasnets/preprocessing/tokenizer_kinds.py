@@ -72,8 +72,8 @@ def byte_letters():
     return {byte: chr(byte) for byte in printable} | {byte: chr(256 + n) for n, byte in enumerate(others)}
 
 
-def sentencepiece(model, prefix):
-    """A SentencePiece model's own way; `prefix`: a space "first" before the text, "always" after special tokens too."""
+def sentencepiece(model, space, again):
+    """A SentencePiece model's own way: a `space` before the text, and `again` after each special token."""
     rules, normal = model.trainer_spec, model.normalizer_spec
     if rules.model_type not in (1, 2) or rules.treat_whitespace_as_suffix or not normal.escape_whitespaces:
         raise ValueError("only unigram and BPE models that mark the space before a word are read.")
@@ -86,7 +86,8 @@ def sentencepiece(model, prefix):
     steps = [normalizers.Precompiled(normal.precompiled_charsmap)] if normal.precompiled_charsmap else []
     if normal.remove_extra_whitespaces:
         steps += [normalizers.Strip(), normalizers.Replace(library("tokenizers").Regex(" {2,}"), " ")]
-    return spaced(backend, prefix, steps)
+    again = again or normal.remove_extra_whitespaces  # where spaces were removed the text's first place is not known
+    return spaced(backend, "never" if not space else "always" if again else "first", steps)
 
 
 def scored_bpe(pieces, unknown, byte_fallback):
@@ -112,7 +113,7 @@ def unigram(pieces, unknown_id, byte_fallback):
 
 
 def spaced(backend, prefix, steps=()):
-    """Write spaces as ▁, one more before the text, and take them back when decoding.
+    """Write spaces as ▁, one more before the text ("first"), after special tokens too ("always") or none ("never").
 
     `Metaspace` alone puts none before a text that begins with a space; SentencePiece does. So the spaces of the text
     become ▁ first, then a space is put before it, which becomes ▁ too.
