@@ -134,8 +134,11 @@ class Fields:
             found[name] = ids if name == "eos_token_id" else ids[0] if ids else None
         return found
 
-    def rotary(self, max_length):
-        """{"rope_theta", "rope_scaling", "partial_rotary_factor"}, as transformers 4 and 5 spell them."""
+    def rotary(self, max_length, partial=1.0):
+        """{"rope_theta", "rope_scaling", "partial_rotary_factor"}, as transformers 4 and 5 spell them.
+
+        partial: the share of the channels that turn where the file does not say it.
+        """
         older, newer = self.get("rope_scaling"), self.get("rope_parameters")
         given = older or newer or {}
         if not isinstance(given, dict):
@@ -143,7 +146,7 @@ class Fields:
             given = {}
         given = {name: value for name, value in given.items() if value is not None}
         theta = given.pop("rope_theta", self.number("rope_theta", 10000.0))
-        partial = given.pop("partial_rotary_factor", self.number("partial_rotary_factor", 1.0))
+        partial = given.pop("partial_rotary_factor", self.number("partial_rotary_factor", partial))
         kind = given.pop("type", "default")
         kind = given.pop("rope_type", kind)
         original = self.get("original_max_position_embeddings", given.get("original_max_position_embeddings"))
