@@ -46,12 +46,14 @@ def compiled(jinja2):
             next(parser.stream)
             return parser.parse_statements(["name:endgeneration"], drop_needle=True)
 
-    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, jinja2.ext.loopcontrols]
-    )
+    class Sandbox(jinja2.sandbox.ImmutableSandboxedEnvironment):
+        def unsafe_undefined(self, obj, attribute):  # Jinja's own would print nothing and go on
+            raise jinja2.exceptions.SecurityError(f"{attribute!r} of {type(obj).__name__} leads out of the sandbox")
+
+    environment = Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, jinja2.ext.loopcontrols])
 
     def raise_exception(message):
-        raise jinja2.TemplateError(message)
+        raise jinja2.exceptions.TemplateError(message)
 
     environment.filters["tojson"] = to_json
     environment.globals["raise_exception"] = raise_exception
