@@ -26,6 +26,7 @@ from kerasnets.models.decoder.chatglm import ChatGLM, ChatGLMCausalLM  # noqa: E
 from kerasnets.models.decoder.glm import GLM, GLM4, GLM4CausalLM, GLMCausalLM  # noqa: E402
 from kerasnets.models.decoder.gpt2 import GPT2, GPT2CausalLM  # noqa: E402
 from kerasnets.models.decoder.llama import LLaMA, LLaMACausalLM  # noqa: E402
+from kerasnets.models.decoder.qwen2 import Qwen2, Qwen2CausalLM  # noqa: E402
 
 __version__ = "0.1.0"
 
@@ -45,6 +46,8 @@ __all__ = [
     "MLP",
     "Model",
     "PolicyNetwork",
+    "Qwen2",
+    "Qwen2CausalLM",
     "RNN",
     "Sequential",
     "datasets",
