@@ -27,6 +27,7 @@ from kerasnets.models.decoder.glm import GLM, GLM4, GLM4CausalLM, GLMCausalLM  #
 from kerasnets.models.decoder.gpt2 import GPT2, GPT2CausalLM  # noqa: E402
 from kerasnets.models.decoder.llama import LLaMA, LLaMACausalLM  # noqa: E402
 from kerasnets.models.decoder.qwen2 import Qwen2, Qwen2CausalLM  # noqa: E402
+from kerasnets.models.decoder.qwen3 import Qwen3, Qwen3CausalLM  # noqa: E402
 
 __version__ = "0.1.0"
 
@@ -48,6 +49,8 @@ __all__ = [
     "PolicyNetwork",
     "Qwen2",
     "Qwen2CausalLM",
+    "Qwen3",
+    "Qwen3CausalLM",
     "RNN",
     "Sequential",
     "datasets",
