@@ -22,6 +22,7 @@ from kerasnets.models.classic.cnn import CNN  # noqa: E402
 from kerasnets.models.classic.mlp import MLP  # noqa: E402
 from kerasnets.models.classic.policy import PolicyNetwork  # noqa: E402
 from kerasnets.models.classic.rnn import RNN  # noqa: E402
+from kerasnets.models.decoder.baichuan import Baichuan, BaichuanCausalLM  # noqa: E402
 from kerasnets.models.decoder.chatglm import ChatGLM, ChatGLMCausalLM  # noqa: E402
 from kerasnets.models.decoder.glm import GLM, GLM4, GLM4CausalLM, GLMCausalLM  # noqa: E402
 from kerasnets.models.decoder.gpt2 import GPT2, GPT2CausalLM  # noqa: E402
@@ -33,6 +34,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Autoencoder",
+    "Baichuan",
+    "BaichuanCausalLM",
     "CNN",
     "ChatGLM",
     "ChatGLMCausalLM",
