@@ -152,7 +152,9 @@ class Fields:
         original = self.get("original_max_position_embeddings", given.get("original_max_position_embeddings"))
         if kind in ("llama3", "yarn"):
             given["original_max_position_embeddings"] = original or max_length
-        scaling = None if kind == "default" and not given else {"rope_type": kind, **given}
+        if kind == "default" and given:
+            self.refuse(f"rope_type 'default' knows nothing of {sorted(given)}")
+        scaling = None if kind == "default" else {"rope_type": kind, **given}
         try:
             inverse_frequencies(2, theta, scaling)
         except (ArithmeticError, TypeError, ValueError) as error:
