@@ -129,7 +129,12 @@ def from_pretrained(source, task=None, dtype=None):
     """
     values, tensors = formats.opened(source)
     model = described(values, tensors, source, task, dtype)
-    load(model, tensors, source)
+    rows, names, errors = compared(model, tensors)
+    refuse(f"{source}: the tensors do not fit {type(model).__name__}", errors)
+    for name, (transform, weights) in rows.items():
+        arrays = transform.read(tensors.read(names[name]), [weight.shape for weight in weights])
+        for weight, array in zip(weights, arrays, strict=True):
+            weight.assign(array)
     return model
 
 
@@ -169,33 +174,9 @@ def task_of(family, values, tensors, source):
     return next((task for task, names in heads.items() if names <= {*tensors.names()}), "backbone")
 
 
-def load(model, tensors, source):
-    """Give each weight its tensor, one after the other; nothing is changed if one is missing, superfluous or odd."""
-    rows, names, errors = compared(model, tensors)
-    refuse(f"{source}: the tensors do not fit {type(model).__name__}", errors)
-    for name, (transform, weights) in rows.items():
-        arrays = transform.read(tensors.read(names[name]), [weight.shape for weight in weights])
-        for weight, array in zip(weights, arrays, strict=True):
-            weight.assign(array)
-
-
 def compared(model, tensors):
-    """(rows, {name as in `rows`: name in the file}, all that does not fit)."""
-    rows = model.family.rows(model)
-    names, errors = matched(model, tensors, rows)
-    errors += [f"missing: {tensors.label(name)}" for name in rows if name not in names]
-    taken = {id(weight) for _, weights in rows.values() for weight in weights}
-    errors += [f"no tensor is known for {weight.path}" for weight in model.weights if id(weight) not in taken]
-    for name in rows.keys() & names.keys():
-        transform, weights = rows[name]
-        expected = transform.write([np.broadcast_to(np.int8(0), weight.shape) for weight in weights]).shape
-        errors += tensors.problems(names[name], expected)
-    return rows, names, sorted(errors)
-
-
-def matched(model, tensors, rows):
-    """({name as in `rows`: name in the file}, complaints), without what is known to be superfluous."""
-    family, seen, errors = model.family, {}, []
+    """(rows, {name as in `rows`: name in the file}, all that is missing, superfluous or odd); nothing is changed."""
+    family, rows, seen, errors = model.family, model.family.rows(model), {}, []
     known_heads, prefix = family.known_heads(model), family.prefix
     for original in tensors.names():
         name = original
@@ -217,7 +198,14 @@ def matched(model, tensors, rows):
             errors.append(f"not expected: {tensors.label(seen[name])}")
         elif not tensors.equal(seen[name], twin):
             errors.append(f"{tensors.label(seen[name])} is not equal to {tensors.label(twin)}, to which it is tied")
-    return {name: seen[name] for name in rows if name in seen}, errors
+    errors += [f"missing: {tensors.label(name)}" for name in rows if name not in seen]
+    taken = {id(weight) for _, weights in rows.values() for weight in weights}
+    errors += [f"no tensor is known for {weight.path}" for weight in model.weights if id(weight) not in taken]
+    for name in rows.keys() & seen.keys():
+        transform, weights = rows[name]
+        expected = transform.write([np.broadcast_to(np.int8(0), weight.shape) for weight in weights]).shape
+        errors += tensors.problems(seen[name], expected)
+    return rows, {name: seen[name] for name in rows if name in seen}, sorted(errors)
 
 
 def to_pretrained(model, folder, max_shard_bytes=SHARD):
