@@ -29,6 +29,7 @@ from kerasnets.models.decoder.gpt2 import GPT2, GPT2CausalLM  # noqa: E402
 from kerasnets.models.decoder.llama import LLaMA, LLaMACausalLM  # noqa: E402
 from kerasnets.models.decoder.qwen2 import Qwen2, Qwen2CausalLM  # noqa: E402
 from kerasnets.models.decoder.qwen3 import Qwen3, Qwen3CausalLM  # noqa: E402
+from kerasnets.trace import trace  # noqa: E402
 
 __version__ = "0.1.0"
 
@@ -63,4 +64,5 @@ __all__ = [
     "losses",
     "set_guard",
     "to_pretrained",
+    "trace",
 ]

@@ -15,6 +15,7 @@ from kerasnets.layers import masking
 from kerasnets.layers.layer import record
 
 UNSEEN = -1e9  # a score so low that softmax makes it 0, and finite; float16 has nothing below -65504
+SHOWN = ("q", "k", "v", "scores", "probabilities")
 
 
 class Attended(NamedTuple):
@@ -59,7 +60,7 @@ def attention(query, key, value, visible=None, bias=None, scale=None, is_causal=
     visible: (B, 1, T, S) booleans, bias: (B, N, T, S) numbers, either may broadcast, None says nothing.
     """
     scale = query.shape[-1] ** -0.5 if scale is None else scale
-    record(lambda: shown(query, key, value, explicit(visible, is_causal, query, key), bias, scale))
+    record(lambda: shown(query, key, value, explicit(visible, is_causal, query, key), bias, scale), *SHOWN)
     if drop is None:
         return backend.attention(query, key, value, visible, bias, scale, is_causal)
     return attend(query, key, value, explicit(visible, is_causal, query, key), bias, scale, drop).output
@@ -73,7 +74,7 @@ def explicit(visible, is_causal, query, key):
 def shown(query, key, value, visible, bias, scale):
     """What `kn.trace` shows of attention: the fused kernel keeps the scores to itself, so they are computed again."""
     _, scores, probabilities = attend(query, key, value, visible, bias, scale)
-    return {"q": query, "k": key, "v": value, "scores": scores, "probabilities": probabilities}
+    return dict(zip(SHOWN, (query, key, value, scores, probabilities), strict=True))
 
 
 class Cache(NamedTuple):

@@ -23,11 +23,24 @@ NOT_SETTINGS = {"self", "kwargs", "__class__", "name", "activity_regularizer"}
 _recorder = contextvars.ContextVar("recorder", default=None)  # told of intermediates while `kn.trace` runs
 
 
-def record(make):
-    """Within `kn.trace`: show it the intermediates {name: array} that `make()` gives; nothing is made otherwise."""
+def record(make, *names):
+    """Within `kn.trace`: show it the intermediates {name: array} that `make()` gives; nothing is made otherwise.
+
+    Where the names are told, nothing is made either unless the trace wants one of them.
+    """
     recorder = _recorder.get()
     if recorder is not None:
-        recorder(make)
+        recorder(make, names)
+
+
+@contextlib.contextmanager
+def recording(recorder):
+    """Within this, `record` tells `recorder(make, names)`."""
+    token = _recorder.set(recorder)
+    try:
+        yield
+    finally:
+        _recorder.reset(token)
 
 
 _blank = contextvars.ContextVar("blank", default=False)

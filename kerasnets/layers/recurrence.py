@@ -7,7 +7,8 @@ from keras import activations, ops, random
 from keras.src.layers.rnn.dropout_rnn_cell import DropoutRNNCell  # keras.layers.RNN prepares the masks of this class
 
 from kerasnets import backend, guard
-from kerasnets.layers.layer import Layer, positive_integer
+from kerasnets.layers.layer import Layer, positive_integer, record
+from kerasnets.layers.unrolled import GATES, unrolled
 
 
 class Cell(Layer, DropoutRNNCell):
@@ -156,15 +157,14 @@ class Recurrent(Layer, keras.layers.RNN):
 
     def inner_loop(self, sequences, initial_state, mask, training=False):
         """(last output, outputs, last states); `keras.layers.RNN.call` does what surrounds it."""
-        obstacle = self.obstacle(training)
-        if obstacle:
+        record(lambda: unrolled(self, sequences, initial_state, mask), *GATES)
+        if obstacle := self.obstacle(training):
             self.path_taken = f"cell loop: {obstacle}"
             return super().inner_loop(sequences, initial_state, mask, training)
         self.path_taken = f"fast: {backend.recurrence_path(self.cell)}"
         sequences = ops.cast(sequences, self.cell.compute_dtype)  # integers too
         dropout_mask = self.cell.input_mask(sequences[:, 0], training)
-        if dropout_mask is not None:
-            sequences = sequences * dropout_mask[:, None]
+        sequences = sequences if dropout_mask is None else sequences * dropout_mask[:, None]
         if self.go_backwards:
             sequences = ops.flip(sequences, axis=1)
             mask = None if mask is None else ops.flip(mask, axis=1)
