@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import pathlib
+import subprocess
 import sys
 
 BACKENDS = ("tensorflow", "jax", "torch")
@@ -62,3 +63,13 @@ def check(name):
             f"KERAS_BACKEND asks for {name!r}, which is not installed: pip install {name}, "
             f"or choose one that is: {', '.join(installed()) or 'none'}."
         )
+
+
+def elsewhere(name, *arguments):
+    """Run Python with these arguments on backend `name`, and say how it exits; None where that one is active here."""
+    import keras
+
+    if name in (None, keras.config.backend()):
+        return None
+    check(name)
+    return subprocess.run([sys.executable, *arguments], env={**os.environ, "KERAS_BACKEND": name}).returncode
