@@ -81,5 +81,5 @@ class MaskedLMHead(VocabularyHead):
             x = ops.take_along_axis(x, mask_positions[:, :, None], axis=1)
         return self.project(self.norm(self.dense(x)), embeddings)
 
-    def compute_output_shape(self, input_shape, embeddings_shape=None, mask_positions_shape=None):
-        return (*(mask_positions_shape or input_shape[:-1]), self.vocab_size)
+    def compute_output_shape(self, x_shape, embeddings_shape=None, mask_positions_shape=None):
+        return (*(mask_positions_shape or x_shape[:-1]), self.vocab_size)

@@ -44,7 +44,6 @@ class MultiHeadAttention(ProjectedAttention):
 
     def build(self, query_shape, value_shape, key_shape=None):
         key_shape = value_shape if key_shape is None else key_shape
-        self.check_shapes(value_shape, key_shape)
         rank = len(query_shape)
         axes = range(1, rank - 1) if self.attention_axes is None else self.attention_axes
         self.attention_axes = tuple(axis % rank for axis in axes)

@@ -40,6 +40,7 @@ class ProjectedAttention(Layer):
     def project(self, shapes, heads, sizes, outputs):
         """Make the projections, in Keras's order: to (N, K) heads of sizes (H, H′), and together to `outputs`."""
         query_shape, key_shape, value_shape = shapes
+        self.check_shapes(value_shape, key_shape)
         self.query = self.projection("query", query_shape, (heads[0], sizes[0]))
         self.key = self.projection("key", key_shape, (heads[1], sizes[0]))
         if self.use_gate:
@@ -94,15 +95,21 @@ class ProjectedAttention(Layer):
         """
         # fmt: on
         axes = self.attention_axes
-        q, k, v = (folded(ops.convert_to_tensor(x), axes) for x in (query, key, value))
+        dtype = keras.backend.result_type(*(x.dtype for x in (query, key, value)))
+        q, k, v = (folded(ops.convert_to_tensor(x, dtype), axes) for x in (query, key, value))
         visible = None if attention_mask is None else folded_mask(attention_mask, query, key, axes)
-        if use_causal_mask and (visible is not None or return_attention_scores or self.dropout):
+        if use_causal_mask and (visible is not None or return_attention_scores):
             causal = masking.causal_mask(ops.shape(q)[1], ops.shape(k)[1])[:, None]
             visible, use_causal_mask = causal if visible is None else ops.logical_and(visible, causal), False
-        y, probabilities = self.attended(q, k, v, visible, use_causal_mask, training, return_attention_scores)
-        if return_attention_scores:
-            probabilities = unfolded_scores(ops.cast(probabilities, self.compute_dtype), query, key, axes)
-        return unfolded(y, query, axes), probabilities
+        y, A = self.attended(q, k, v, visible, use_causal_mask, training, return_attention_scores)
+        if visible is not None and (return_attention_scores or self.dropout or len(query.shape) > 4):
+            # As in Keras: here, a query that sees nothing takes nothing. In its fused kernels, the mean of all values.
+            sees = ops.any(visible, axis=-1, keepdims=True)
+            y = ops.where(ops.swapaxes(sees, 1, 2), y, ops.cast(0, y.dtype))
+            A = None if A is None else ops.where(sees, A, ops.cast(0, A.dtype))
+        if A is not None:
+            A = unfolded_scores(ops.cast(A, self.compute_dtype), query, key, axes)
+        return unfolded(y, query, axes), A
 
     def attended(self, q, k, v, visible, is_causal, training, return_probabilities):
         """(B, T, N, H), (B, S, K, H), (B, S, K, H′) → (B, T, N, H′), and probabilities (B, N, T, S) or None."""
@@ -116,14 +123,8 @@ class ProjectedAttention(Layer):
         drop = (lambda A: self._dropout_layer(A, training=True)) if training and self.dropout else None
         if return_probabilities:
             y, _, A = attend(q, k, v, visible, drop=drop)
-        else:
-            y, A = attention(q, k, v, visible, is_causal=is_causal, drop=drop), None
-        if visible is not None and (return_probabilities or self.dropout):
-            # As in Keras: here, a query that sees nothing takes nothing. In its fused kernels, the mean of all values.
-            sees = ops.any(visible, axis=-1, keepdims=True)
-            y = ops.where(ops.swapaxes(sees, 1, 2), y, ops.cast(0, y.dtype))
-            A = None if A is None else ops.where(sees, A, ops.cast(0, A.dtype))
-        return y, A
+            return y, A
+        return attention(q, k, v, visible, is_causal=is_causal, drop=drop), None
 
     def compute_output_spec(self, query, value, key=None, *_, return_attention_scores=False, **__):
         shape = self.compute_output_shape(query.shape, value.shape, None if key is None else key.shape)

@@ -2,7 +2,7 @@
 
 import math
 
-from keras import ops
+from keras import initializers, ops
 
 from kerasnets import backend
 from kerasnets.layers.layer import Layer, public
@@ -28,8 +28,14 @@ class Projection(Layer):
 
     def build(self, input_shape):
         self.inputs = tuple(input_shape[-self.axes_read :])
-        self.kernel = self.make_weight("kernel", (*self.inputs, *self.outputs))
+        self.kernel = self.make_weight("kernel", (*self.inputs, *self.outputs), initializer=self.begin)
         self.bias = self.make_weight("bias", self.outputs) if self.use_bias else None
+
+    def begin(self, shape, dtype=None):
+        """The kernel's first numbers: their size follows from all inputs and outputs, so they are drawn as a matrix."""
+        if not isinstance(self.kernel_initializer, initializers.VarianceScaling):
+            return self.kernel_initializer(shape, dtype=dtype)
+        return ops.reshape(self.kernel_initializer((math.prod(self.inputs), math.prod(self.outputs)), dtype), shape)
 
     def call(self, x):
         others, width = ops.shape(x)[: -self.axes_read], math.prod(self.inputs)

@@ -50,6 +50,20 @@ CASES = {
         ((7, 2, 8), {"size": 8, "scaling": {"rope_type": "linear", "factor": 2.0}}),
         ((7, 2, 8), {"size": 4, "theta": 100.0, "interleaved": True}),
     ],
+    "MultiHeadAttention": [
+        (SEQUENCE, {"num_heads": 2, "key_dim": 3, "value_dim": 5, "dropout": 0.1, "kernel_regularizer": "l2"}),
+        (PICTURE, {"num_heads": 2, "key_dim": 3, "attention_axes": 2, "output_shape": 6, "sliding_window": 2}),
+    ],
+    "GroupQueryAttention": [
+        (SEQUENCE, {"head_dim": 3, "num_query_heads": 4, "num_key_value_heads": 2, "use_gate": True}),
+        (SEQUENCE, {"head_dim": 3, "num_query_heads": 4, "num_key_value_heads": 1, "use_bias": False}),
+    ],
+    "TransformerEncoderBlock": [
+        (SEQUENCE, {"num_heads": 2, "feedforward_size": 8, "norm_first": True, "dropout": 0.1})
+    ],
+    "TransformerDecoderBlock": [(SEQUENCE, {"num_heads": 2, "feedforward_size": 8, "activation": "gelu"})],
+    "CausalLMHead": [(SEQUENCE, {"vocab_size": 9, "use_bias": True})],
+    "MaskedLMHead": [(SEQUENCE, {"vocab_size": 9, "activation": "relu", "epsilon": 1e-6})],
     "SimpleRNNCell": [(SEQUENCE, {"units": 3, **RECURRENT})],
     "LSTMCell": [(SEQUENCE, {"units": 3, "unit_forget_bias": False, **RECURRENT})],
     "GRUCell": [(SEQUENCE, {"units": 3, "reset_after": False, **RECURRENT})],
@@ -59,6 +73,7 @@ CASES = {
     "Bidirectional": [(SEQUENCE, {"merge_mode": "sum"}), (SEQUENCE, {"merge_mode": "concat"})],
 }
 READS_INTEGERS = {"Embedding": "input_dim", "RelativePositionBias": "num_buckets"}  # below the value of this argument
+LOOKS_AT_ITSELF = ("MultiHeadAttention", "GroupQueryAttention", "TransformerDecoderBlock")  # its input comes twice
 ALL = [(name, number) for name, cases in CASES.items() for number in range(len(cases))]
 
 
@@ -75,7 +90,7 @@ def make_branch(name, number, dtype=None):
     if name.endswith("Cell"):
         layer = keras.layers.RNN(layer, dtype=dtype)
     symbol = keras.Input(shape, name=f"input_{name}_{number}", dtype="int32" if name in READS_INTEGERS else "float32")
-    return symbol, layer(symbol)
+    return symbol, layer(symbol, symbol) if name in LOOKS_AT_ITSELF else layer(symbol)
 
 
 def make_model(name, number):

@@ -24,5 +24,6 @@ def test_signature_is_that_of_keras(name):
 def test_every_layer_of_the_issue_is_here():
     wanted = """Dense Embedding ZeroPadding2D Flatten Conv1D Conv2D MaxPooling1D MaxPooling2D AveragePooling1D
         AveragePooling2D GlobalAveragePooling1D GlobalAveragePooling2D GlobalMaxPooling1D GlobalMaxPooling2D
-        SimpleRNNCell LSTMCell GRUCell SimpleRNN LSTM GRU Bidirectional LayerNormalization RMSNormalization"""
+        SimpleRNNCell LSTMCell GRUCell SimpleRNN LSTM GRU Bidirectional LayerNormalization RMSNormalization
+        MultiHeadAttention GroupQueryAttention"""
     assert set(wanted.split()) <= set(SHARED)
