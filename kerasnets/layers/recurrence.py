@@ -4,14 +4,14 @@ import inspect
 
 import keras
 from keras import activations, ops, random
-from keras.src.layers.rnn.dropout_rnn_cell import DropoutRNNCell  # keras.layers.RNN prepares the masks of this class
 
 from kerasnets import backend, guard
 from kerasnets.layers.layer import Layer, positive_integer, record
+from kerasnets.layers.sequence_dropout import SequenceDropout
 from kerasnets.layers.unrolled import GATES, unrolled
 
 
-class Cell(Layer, DropoutRNNCell):
+class Cell(Layer, SequenceDropout):
     """One step: (x, states) → (h′, states′), where states′ = `gates`(`combine`(x W + b, h U + b_u), states), h first.
 
     A subclass gives the elementwise `gates` and says how many gates its kernels hold side by side. Dropout masks are
@@ -77,14 +77,6 @@ class Cell(Layer, DropoutRNNCell):
         """x W + b, for one step (B, D) or for all of them at once (B, T, D)."""
         bias, _ = self.split_bias()
         return affine(inputs, self.kernel, bias, self.input_mask(inputs, training))
-
-    def input_mask(self, inputs, training):
-        active = training and 0 < self.dropout < 1
-        return self.get_dropout_mask(inputs) if active else None
-
-    def recurrent_mask(self, h, training):
-        active = training and 0 < self.recurrent_dropout < 1
-        return self.get_recurrent_dropout_mask(h) if active else None
 
     def has_standard_activations(self):
         return self.activation is activations.tanh and self.recurrent_activation is activations.sigmoid
@@ -159,9 +151,9 @@ class Recurrent(Layer, keras.layers.RNN):
         """(last output, outputs, last states); `keras.layers.RNN.call` does what surrounds it."""
         record(lambda: unrolled(self, sequences, initial_state, mask), *GATES)
         if obstacle := self.obstacle(training):
-            self.path_taken = f"cell loop: {obstacle}"
+            self.note_path(f"cell loop: {obstacle}")
             return super().inner_loop(sequences, initial_state, mask, training)
-        self.path_taken = f"fast: {backend.recurrence_path(self.cell)}"
+        self.note_path(f"fast: {backend.recurrence_path(self.cell)}")
         sequences = ops.cast(sequences, self.cell.compute_dtype)  # integers too
         dropout_mask = self.cell.input_mask(sequences[:, 0], training)
         sequences = sequences if dropout_mask is None else sequences * dropout_mask[:, None]
@@ -175,6 +167,10 @@ class Recurrent(Layer, keras.layers.RNN):
             counts = ops.cast(mask if self.return_sequences else mask[:, -1:], "bool")
             outputs = ops.where(counts[:, :, None], outputs, ops.zeros_like(outputs))
         return outputs[:, -1], outputs, list(states)
+
+    def note_path(self, path):
+        if path != self.path_taken:  # setting an attribute of a layer is slow on torch
+            self.path_taken = path
 
     def obstacle(self, training):
         """Why the fast path cannot be taken, or None."""
