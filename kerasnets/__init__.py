@@ -29,6 +29,7 @@ from kerasnets.models.decoder.gpt2 import GPT2, GPT2CausalLM  # noqa: E402
 from kerasnets.models.decoder.llama import LLaMA, LLaMACausalLM  # noqa: E402
 from kerasnets.models.decoder.qwen2 import Qwen2, Qwen2CausalLM  # noqa: E402
 from kerasnets.models.decoder.qwen3 import Qwen3, Qwen3CausalLM  # noqa: E402
+from kerasnets.preprocessing.tokenizer import Tokenizer  # noqa: E402
 from kerasnets.trace import trace  # noqa: E402
 
 __version__ = "0.1.0"
@@ -57,6 +58,7 @@ __all__ = [
     "Qwen3CausalLM",
     "RNN",
     "Sequential",
+    "Tokenizer",
     "datasets",
     "from_pretrained",
     "guarded",

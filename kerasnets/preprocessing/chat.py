@@ -10,6 +10,8 @@ import json
 
 from kerasnets.preprocessing.tokenizer_kinds import library
 
+LARGEST = 10**6  # of what a template may multiply
+
 
 def render(template, messages, **variables):
     """The text of `messages`, [{"role": …, "content": …}, …], by `template`; `variables` are what else it may ask for.
@@ -47,6 +49,15 @@ def compiled(jinja2):
             return parser.parse_statements(["name:endgeneration"], drop_needle=True)
 
     class Sandbox(jinja2.sandbox.ImmutableSandboxedEnvironment):
+        intercepted_binops = frozenset(("*", "**"))
+
+        def call_binop(self, context, operator, left, right):
+            """A product is no way to fill the memory either."""
+            sizes = [len(x) if hasattr(x, "__len__") else abs(x) for x in (left, right)]
+            if operator == "*" and sizes[0] * sizes[1] > LARGEST or operator == "**" and max(sizes) > 64:
+                raise OverflowError(f"the result of {operator} would be too large")
+            return super().call_binop(context, operator, left, right)
+
         def unsafe_undefined(self, obj, attribute):  # Jinja's own would print nothing and go on
             raise jinja2.exceptions.SecurityError(f"{attribute!r} of {type(obj).__name__} leads out of the sandbox")
 

@@ -192,6 +192,8 @@ def test_bad_messages(messages, tokenizer):
         "{{ (messages | map(attribute='__class__') | list)[0] }}",
         "{{ messages.append(1) }}",
         "{{ range(10**9) | list | length }}",
+        "{{ 'a' * 10**9 }}",
+        "{{ 9**99999999 }}",
         "{% include '/etc/passwd' %}",
         "{% import 'os' as os %}",
         "{{ open('/etc/passwd') }}",

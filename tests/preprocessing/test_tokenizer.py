@@ -274,8 +274,15 @@ LLAMA |= {"allow_whitespace_only_pieces": True, "split_digits": True}
 
 @pytest.fixture(scope="module")
 def llama_pieces():
-    """A model trained as LLaMA's was."""
-    return trained_pieces(**LLAMA)
+    """A model trained as LLaMA's was, whose runs of spaces come early among the pieces and merge last."""
+    from sentencepiece import sentencepiece_model_pb2
+
+    model = sentencepiece_model_pb2.ModelProto.FromString(trained_pieces(**LLAMA))
+    runs = [piece for piece in model.pieces if set(piece.piece) == {"▁"} and len(piece.piece) > 1]
+    assert runs
+    for n, piece in enumerate(runs, start=1):
+        piece.score = -1e9 * n
+    return model.SerializeToString()
 
 
 def reference_of(model):
