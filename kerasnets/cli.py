@@ -27,7 +27,7 @@ def main():
     try:
         app = make_app()
     except ModuleNotFoundError as error:
-        sys.exit(f"The command line of kerasnets needs {error.name}: pip install 'kerasnets[cli]'")
+        sys.exit(f"The command line of kerasnets needs {error.name}: pip install 'kerasnets[hub]'")
     app()
 
 

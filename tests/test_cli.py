@@ -239,4 +239,4 @@ def test_without_typer_one_line_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "typer", None)
     with pytest.raises(SystemExit) as stopped:
         cli.main()
-    assert stopped.value.code == "The command line of kerasnets needs typer: pip install 'kerasnets[cli]'"
+    assert stopped.value.code == "The command line of kerasnets needs typer: pip install 'kerasnets[hub]'"
