@@ -147,7 +147,7 @@ def described(values, tensors, source, task=None, dtype=None):
     fields = family.read_config(values, source)
     tensors.check_sizes(fields, source)
     try:
-        with blank_weights():
+        with blank_weights(tensors.total()):
             return family.tasks[task](**fields, dtype=dtype)
     except Exception as error:
         raise ValueError(f"{source}: config.json describes no model that can be made: {error}") from error

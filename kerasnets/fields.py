@@ -188,7 +188,7 @@ class Fields:
         pairs = [("num_heads", "num_kv_heads")] + [("hidden_size", "num_heads")] * (sizes.get("head_size") is None)
         for whole, part in pairs:
             n, d = sizes.get(whole), sizes.get(part)
-            if isinstance(n, int) and isinstance(d, int) and n > 0 and d > 0 and n % d:
+            if type(n) is type(d) is int and n > 0 and d > 0 and n % d:
                 self.errors.append(f"{whole} {n} is not a multiple of {part} {d}")
 
     def skip(self, names):

@@ -13,7 +13,7 @@ import numpy as np
 
 from kerasnets.fields import refuse
 
-MAPPED = 64 * 2**20  # bytes read from a mapped file before it is mapped anew, since what was read stays in memory
+PART = 1 / 16  # of a mapped file may be read before it is mapped anew, since what was read stays in memory
 
 
 def opened(source):
@@ -143,10 +143,13 @@ class Tensors:
     def shape(self, name):
         return self.shapes[name]
 
+    def total(self):
+        """How many numbers there are in all."""
+        return sum(map(math.prod, self.shapes.values()))
+
     def check_sizes(self, fields, source):
         """Refuse sizes in {field: value} that these tensors cannot fill, before memory is asked for."""
-        total = sum(map(math.prod, self.shapes.values()))
-        limits = dict.fromkeys(("vocab_size", "hidden_size", "feedforward_size"), total)
+        limits = dict.fromkeys(("vocab_size", "hidden_size", "feedforward_size"), self.total())
         limits |= {name: len(self.shapes) for name in fields if name.endswith("layers")}
         found = [f"{name} {fields[name]}" for name, limit in limits.items() if (fields.get(name) or 0) > limit]
         if found:
@@ -222,7 +225,7 @@ class Bins(Tensors):
 
     def tensors(self, path):
         """{name: torch tensor} of one file, mapped anew once much of it has been read."""
-        if path not in self.mapped or self.fetched > MAPPED:
+        if path not in self.mapped or self.fetched > PART * path.stat().st_size:
             self.mapped, self.fetched = {path: torch_reader(path)(path)}, 0
         return self.mapped[path]
 

@@ -3,6 +3,7 @@
 import contextlib
 import contextvars
 import inspect
+import math
 
 import keras
 from keras import activations, constraints, initializers, regularizers
@@ -43,17 +44,25 @@ def recording(recorder):
         _recorder.reset(token)
 
 
-_blank = contextvars.ContextVar("blank", default=False)
+_blank = contextvars.ContextVar("blank", default=None)  # within `blank_weights`: how many numbers a weight may hold
 
 
 @contextlib.contextmanager
-def blank_weights():
-    """Within this, layers begin with zeros, which cost nothing: a checkpoint's weights will take their place."""
-    token = _blank.set(True)
+def blank_weights(limit=math.inf):
+    """Within this, layers begin with whatever is in memory: a checkpoint's weights will take its place.
+
+    A weight of more numbers than `limit` is refused before memory is asked for it.
+    """
+    token = _blank.set(limit)
     try:
         yield
     finally:
         _blank.reset(token)
+
+
+def blank(shape, dtype=None):
+    """What costs least; memory that is not written to may not even be given."""
+    return keras.ops.empty(shape, dtype)
 
 
 def public(cls):
@@ -80,6 +89,8 @@ class Layer(keras.layers.Layer):
 
     def make_weight(self, name, shape, **kwargs):
         settings = name if name == "kernel" else name.removesuffix("_kernel")  # recurrent_kernel: recurrent_initializer
+        if math.prod(shape) > (_blank.get() or math.inf):
+            raise ValueError(f"{self.name}'s {name} would be {shape}, more than all tensors hold")
         return self.add_weight(
             name=name,
             shape=shape,
@@ -90,7 +101,7 @@ class Layer(keras.layers.Layer):
         )
 
     def initializer_of(self, settings, given):
-        return "zeros" if _blank.get() else given or getattr(self, f"{settings}_initializer", None)
+        return blank if _blank.get() is not None else given or getattr(self, f"{settings}_initializer", None)
 
     def mark_built(self):
         """A layer without weights is built as soon as it is made, unless a subclass of it adds a `build`."""
