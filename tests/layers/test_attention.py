@@ -88,9 +88,8 @@ def tensor(x):
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize("mask, bias", PAIRS)
-@pytest.mark.parametrize("heads", [HEADS, 2, 1])
-def test_half_precision(dtype, mask, bias, heads, random):
-    q, k, v = (ops.cast(x, dtype) for x in arrays(random, heads))
+def test_half_precision(dtype, mask, bias, random):
+    q, k, v = (ops.cast(x, dtype) for x in arrays(random, heads=2))
     visible, bias = masks(random)[mask], biases(random)[bias]
     rounded = None if bias is None else ops.cast(bias, dtype)
     slow, fast = attend(q, k, v, visible, rounded).output, fused(q, k, v, visible, rounded)

@@ -74,8 +74,8 @@ def test_masked_head_weights(hidden, table):
     free, tied = MaskedLMHead(VOCABULARY), MaskedLMHead(VOCABULARY, tied=True, use_bias=False)
     free(hidden), tied(hidden, table)
     inner = [(WIDTH, WIDTH), (WIDTH,), (WIDTH,), (WIDTH,)]
-    assert sorted(w.shape for w in free.weights) == sorted([*inner, (WIDTH, VOCABULARY), (VOCABULARY,)])
-    assert sorted(w.shape for w in tied.weights) == sorted(inner)
+    assert sorted(tuple(w.shape) for w in free.weights) == sorted([*inner, (WIDTH, VOCABULARY), (VOCABULARY,)])
+    assert sorted(tuple(w.shape) for w in tied.weights) == sorted(inner)
 
 
 @pytest.mark.parametrize("tied", [False, True])

@@ -63,49 +63,61 @@ def masked(x, mask):
     return x
 
 
-@pytest.mark.parametrize("with_scores", [False, True])
-@pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("mask", ["none", "of places", "of places and heads", "of padding", "all"])
+MASKS = [(mask, causal) for mask in ("none", "of places", "of padding", "all") for causal in (False, True)]
+
+
+@pytest.mark.parametrize("mask, causal", [*MASKS, ("of places and heads", False)])  # Keras can't merge it with others
 @pytest.mark.parametrize("name, arguments", CASES)
-def test_same_as_keras(name, arguments, mask, causal, with_scores, random):
-    call = {"use_causal_mask": causal, "return_attention_scores": with_scores}
+def test_same_as_keras(name, arguments, mask, causal, random):
+    call = {"use_causal_mask": causal}
     x = inputs(random, key=random.normal(size=(BATCH, KEYS, 6)).astype("float32"))
-    ours, theirs = pair(name, arguments, (x["query"].shape, x["value"].shape, x["key"].shape))
     if mask in ("of places", "all"):
         call["attention_mask"] = random.random((BATCH, QUERIES, KEYS)) < 0.6
-    if (
-        mask == "of places and heads" and not causal and "sliding_window" not in arguments
-    ):  # Keras aligns B with N there
+    if mask == "of places and heads":
+        arguments = {**arguments, "sliding_window": None}
         call["attention_mask"] = random.random((BATCH, 1, QUERIES, KEYS)) < 0.6
     if mask in ("of padding", "all"):
         x = {key: masked(value, PADDING[key]) for key, value in x.items()}
-    y, expected = (layer(**x, **call) for layer in (ours, theirs))
-    if not with_scores:
-        return assert_close(y, expected)
-    for part, wanted in zip(y, expected, strict=True):
-        assert_close(part, wanted)
+    ours, theirs = pair(name, arguments, (x["query"].shape, x["value"].shape, x["key"].shape))
+    assert_close(ours(**x, **call), theirs(**x, **call))
+    if mask in ("of padding", "all"):  # a layer of Keras's takes them off
+        x = {key: masked(value, PADDING[key]) for key, value in x.items()}
+    y, A = ours(**x, **call, return_attention_scores=True)
+    expected, wanted = theirs(**x, **call, return_attention_scores=True)
+    assert_close(y, expected)
+    assert_close(A, wanted)
 
 
-@pytest.mark.parametrize("axes", [None, (1,), (2,), (1, 2), -2, (1, 3)])
-@pytest.mark.parametrize("with_scores", [False, True])
-def test_attended_axes_same_as_keras(axes, with_scores, random):
-    query = random.normal(size=(2, 3, 4, 5, WIDTH)).astype("float32")
-    places = [1, 2, 3] if axes is None else [axis % 5 for axis in ((axes,) if isinstance(axes, int) else axes)]
-    lengths = [2 if axis in places else query.shape[axis] for axis in (1, 2, 3)]  # keys of another number
+# One axis of three is not here, since Keras's softmax refuses it on TensorFlow; the test after this one has it.
+@pytest.mark.parametrize("places, axes", [((3, 4), axes) for axes in (None, 1, -2, (1, 2))] + [((3, 4, 5), (1, 3))])
+def test_attended_axes_same_as_keras(places, axes, random):
+    rank = len(places) + 2
+    attended = list(range(1, rank - 1)) if axes is None else [axis % rank for axis in np.atleast_1d(axes)]
+    query = random.normal(size=(2, *places, WIDTH)).astype("float32")
+    lengths = [2 if axis in attended else query.shape[axis] for axis in range(1, rank - 1)]  # keys of another number
     value = random.normal(size=(2, *lengths, WIDTH)).astype("float32")
     arguments = {"num_heads": 2, "key_dim": 3, "attention_axes": axes, "use_gate": True}
     ours, theirs = pair("MultiHeadAttention", arguments, (query.shape, value.shape))
-    pairs = [query.shape[axis] for axis in places] + [2] * len(places)
-    for mask in (None, random.random(pairs) < 0.7, random.random((2, *pairs)) < 0.7):
-        if mask is not None and len(mask.shape) > len(pairs) and len(places) < 3:
-            mask = mask.reshape(2, *[1] * (3 - len(places)), *pairs)  # Keras would read B as an axis left alone
-        y, expected = (
-            layer(query, value, attention_mask=mask, return_attention_scores=with_scores) for layer in (ours, theirs)
-        )
-        if with_scores:
-            assert_close(y[1], expected[1])
-            y, expected = y[0], expected[0]
-        assert_close(y, expected)
+    pairs = [query.shape[axis] for axis in attended] + [2] * len(attended)
+    alone = [1] * (len(places) - len(attended))
+    for mask in (None, random.random(pairs) < 0.7, random.random((2, *alone, *pairs)) < 0.7):
+        assert_close(ours(query, value, attention_mask=mask), theirs(query, value, attention_mask=mask))
+        both = [x(query, value, attention_mask=mask, return_attention_scores=True) for x in (ours, theirs)]
+        for y, expected in zip(*both, strict=True):
+            assert_close(y, expected)
+
+
+@pytest.mark.parametrize("axis", [1, 2, 3])
+def test_one_axis_of_several_is_attention_in_a_larger_batch(axis, random):
+    x = random.normal(size=(2, 3, 4, 5, WIDTH)).astype("float32")
+    layer, flat = (layers.MultiHeadAttention(2, 3, attention_axes=places) for places in (axis, None))
+    y = plain(layer(x, x, use_causal_mask=True))
+    rows = np.moveaxis(x, axis, 3)
+    flat.build(*[(1, x.shape[axis], WIDTH)] * 2)
+    flat.set_weights(layer.get_weights())
+    joined = rows.reshape(-1, x.shape[axis], WIDTH)
+    expected = plain(flat(joined, joined, use_causal_mask=True)).reshape(rows.shape)
+    assert_close(y, np.moveaxis(expected, 3, axis))
 
 
 @pytest.mark.parametrize("name, arguments", CASES)
@@ -165,14 +177,13 @@ def test_values_of_another_width(value_size, causal, random):
 
 
 @pytest.mark.parametrize("policy", ["float32", "mixed_float16", "mixed_bfloat16"])
-@pytest.mark.parametrize("dropout", [0.0, 0.2])
-@pytest.mark.parametrize("name, arguments", [CASES[0], CASES[4]])
-def test_a_row_that_sees_nothing(name, arguments, dropout, policy, random):
+@pytest.mark.parametrize("name, arguments", [CASES[0], CASES[5]])
+def test_a_row_that_sees_nothing(name, arguments, policy, random):
     x = inputs(random)
     seen = np.ones((BATCH, QUERIES, KEYS), bool)
     seen[0, 2], seen[1] = False, False
     symbols = [*(keras.Input(array.shape[1:]) for array in x.values()), keras.Input(seen.shape[1:], dtype="bool")]
-    layer = getattr(layers, name)(**arguments, dropout=dropout, dtype=policy)
+    layer = getattr(layers, name)(**arguments, dtype=policy)
     model = keras.Model(symbols, layer(*symbols[:2], attention_mask=symbols[2]))
     assert np.isfinite(plain(model([*x.values(), seen]))).all()
     before = model.get_weights()
@@ -182,7 +193,7 @@ def test_a_row_that_sees_nothing(name, arguments, dropout, policy, random):
     assert not np.array_equal(before[0], model.get_weights()[0])
 
 
-@pytest.mark.parametrize("policy", ["float16", "bfloat16", "mixed_float16", "mixed_bfloat16"])
+@pytest.mark.parametrize("policy", ["float16", "mixed_bfloat16"])
 @pytest.mark.parametrize("name, arguments", [CASES[1], CASES[6]])
 def test_half_precision_is_near_keras(name, arguments, policy, random):
     x = inputs(random)
