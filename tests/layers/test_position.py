@@ -56,13 +56,13 @@ def test_frequencies_of_transformers(name, size, theta):
 
 @pytest.mark.parametrize("name", SCALINGS)
 def test_cos_and_sin_of_transformers(name):
-    import_torch = pytest.importorskip("torch")
+    torch = pytest.importorskip("torch")
     reference = reference_rotary(64, 10000.0, SCALINGS[name])
-    expected = reference(import_torch.zeros(1), import_torch.tensor(FAR))
+    expected = reference(torch.zeros(1), torch.tensor(FAR))
     found = layers.RotaryEmbedding(64, 10000.0, SCALINGS[name]).cos_sin(FAR)
     for ours, theirs in zip(found, expected, strict=True):
         assert ours.shape == (1, 6, 32)
-        near, far = slice(0, 4), slice(4, None)
+        near, far = slice(0, 4), slice(4, None)  # there, a last place of f is 1e-4 of an angle
         np.testing.assert_allclose(plain(ours)[:, near], theirs.numpy()[:, near, :32], rtol=0, atol=1e-5)
         np.testing.assert_allclose(plain(ours)[:, far], theirs.numpy()[:, far, :32], rtol=0, atol=2e-4)
 
