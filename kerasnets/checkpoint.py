@@ -17,7 +17,7 @@ import numpy as np
 from keras import ops
 
 from kerasnets import formats
-from kerasnets.fields import Fields, refuse
+from kerasnets.fields import Fields, kept, refuse
 from kerasnets.layers.layer import blank_weights
 
 FAMILIES = {}  # model_type: its family; each family's file enters itself
@@ -88,7 +88,8 @@ class Family:
         values |= {name: getattr(model.config, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
         values |= {name: allowed[0] for name, allowed in self.expected.items()}
         values["architectures"] = [name for name, task in self.architectures.items() if task == model.task][:1]
-        return self.write(model.config, values) if self.write else values
+        values = self.write(model.config, values) if self.write else values
+        return kept(model.config, values, self.read_config)
 
     def rows(self, model):
         """{name in the file: (transform, weights)} of a model."""

@@ -1,6 +1,7 @@
 """config.json read field by field: each is used, known to do nothing, or refused by name."""
 
 import dataclasses
+import json
 import math
 import typing
 
@@ -213,6 +214,16 @@ def refuse(subject, problems):
     if problems:
         more = [f"… and {len(problems) - 40} more"] if len(problems) > 40 else []
         raise ValueError(f"{subject}:\n  " + "\n  ".join([*problems[:40], *more]))
+
+
+def kept(config, values, read):
+    """`values`, if `read` makes the same `config` of them again, dropout aside; raises for what they do not say."""
+    again = read(json.loads(json.dumps(values)), "to_pretrained")
+    fields = [field for field in dataclasses.fields(config) if "dropout" not in field.name]
+    lost = [field.name for field in fields if again.get(field.name, field.default) != getattr(config, field.name)]
+    lost = [f"{name}={getattr(config, name)!r}" for name in lost]
+    refuse("to_pretrained: the config.json of this family has no place for", lost)
+    return values
 
 
 def window_fields(window, blocks, depth):

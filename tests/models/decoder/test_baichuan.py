@@ -217,6 +217,17 @@ def test_refused(name, ours, tmp_path):
         kn.from_pretrained(folder)
 
 
+UNWRITABLE = [{"num_kv_heads": 2}, {"head_size": 4}, {"attention_bias": True}, {"rope_theta": 500.0}]
+
+
+@pytest.mark.parametrize("changes", UNWRITABLE, ids=lambda changes: next(iter(changes)))
+def test_what_its_files_cannot_say_is_not_written(changes, tmp_path):
+    model = kn.BaichuanCausalLM(**llama_like.SMALL | changes)
+    with pytest.raises(ValueError, match="has no place for.*\n.*" + next(iter(changes))):
+        kn.to_pretrained(model, tmp_path / "ours")
+    assert not (tmp_path / "ours").exists()
+
+
 def test_unknown_position():
     with pytest.raises(ValueError, match="learned"):
         kn.Baichuan(**llama_like.SMALL, position="learned")
