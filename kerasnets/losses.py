@@ -4,7 +4,7 @@ import keras
 from keras import ops
 from keras.src.backend.common.masking import set_keras_mask  # how a loss tells Keras's mean what to leave out
 
-from kerasnets import guard
+from kerasnets import backend, guard
 from kerasnets.layers.layer import public
 
 
@@ -40,7 +40,7 @@ class TokenCrossEntropy(keras.losses.Loss):
         labels = ops.where(counts, labels, 0)
         guard.check_token_ids(labels, logits.shape[-1], f"{self.name}: labels")
         total = ops.logsumexp(logits, axis=-1)
-        losses = total - ops.squeeze(ops.take_along_axis(logits, labels[..., None], axis=-1), axis=-1)
+        losses = total - backend.picked(logits, labels)
         if self.label_smoothing:
             over_all = total - ops.mean(logits, axis=-1)
             losses = (1 - self.label_smoothing) * losses + self.label_smoothing * over_all

@@ -13,6 +13,7 @@ FUNCTIONS = (
     "dense",
     "is_concrete",
     "max_pool",
+    "picked",
     "recurrence",
     "recurrence_path",
     "supports_jit_around_recurrence",

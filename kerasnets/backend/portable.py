@@ -72,3 +72,9 @@ def attention(query, key, value, visible, bias, scale, is_causal):
         unseen = -3e4 if keras.backend.standardize_dtype(query.dtype) == "float16" else -1e9  # finite in each dtype
         bias, visible = ops.where(visible, ops.cast(bias, query.dtype), ops.cast(unseen, query.dtype)), None
     return ops.dot_product_attention(query, key, value, bias=bias, mask=visible, scale=scale, is_causal=is_causal)
+
+
+def picked(logits, labels):
+    """z_y, a sum over all v where v = y, of which XLA makes one loop, also on the way back.   (…, V), (…) → (…)."""
+    is_label = ops.equal(ops.arange(logits.shape[-1], dtype=labels.dtype), ops.expand_dims(labels, -1))
+    return ops.sum(ops.where(is_label, logits, ops.zeros_like(logits)), axis=-1)

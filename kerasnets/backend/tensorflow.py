@@ -7,7 +7,7 @@ from keras import ops
 from tensorflow.python.ops import control_flow_util
 
 from kerasnets.backend import portable
-from kerasnets.backend.portable import attention, average_pool, dense  # noqa: F401  TensorFlow does these well
+from kerasnets.backend.portable import attention, average_pool, dense, picked  # noqa: F401  TensorFlow does these well
 
 supports_jit_around_recurrence = False  # in one XLA program our loops would take turns instead of running together
 

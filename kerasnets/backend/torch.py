@@ -207,3 +207,8 @@ def read_bin(path):
     if others or not all(isinstance(name, str) for name in state):
         raise ValueError(f"{path} must hold {{name: tensor}}; it also holds {others or list(state)}.")
     return state
+
+
+def picked(logits, labels):
+    """z_y.   (…, V), (…) → (…)."""
+    return logits.gather(-1, labels[..., None].long()).squeeze(-1)
