@@ -10,7 +10,6 @@ from tests.models import parity
 
 VOCAB = 99
 SMALL = dict(vocab_size=VOCAB, hidden_size=32, num_layers=2, num_heads=4, feedforward_size=48, max_length=64)
-POLICIES = ["mixed_float16", "mixed_bfloat16"]
 
 
 def transformers():

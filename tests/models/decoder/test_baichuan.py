@@ -100,12 +100,12 @@ def by_hand(tensors, config, ids, position, normalized_head):
     return states, states[-1] @ table.T
 
 
-@pytest.mark.parametrize("num_heads", [4, 6])
 @pytest.mark.parametrize("name", PUBLISHED_CONFIGS)
-def test_agrees_with_numpy(name, num_heads, tmp_path):
+def test_agrees_with_numpy(name, tmp_path):
+    """ALiBi with six heads, no power of two."""
     pytest.importorskip("safetensors")
     config, position, normalized_head = PUBLISHED_CONFIGS[name]
-    tensors, config = checkpoint(tmp_path / "theirs", config, num_heads)
+    tensors, config = checkpoint(tmp_path / "theirs", config, num_heads=6 if position == "alibi" else 4)
     model = kn.from_pretrained(tmp_path / "theirs")
     assert type(model) is kn.BaichuanCausalLM
     assert (model.config.position, model.config.normalized_head) == (position, normalized_head)
@@ -233,18 +233,9 @@ def test_unknown_position():
         kn.Baichuan(**llama_like.SMALL, position="learned")
 
 
-KINDS = {name: dict(position=place, normalized_head=head) for name, (_, place, head) in PUBLISHED_CONFIGS.items()}
-
-
-@pytest.mark.parametrize("name", KINDS)
-def test_trains(name):
-    parity.assert_trains(kn.BaichuanCausalLM(**llama_like.SMALL, **KINDS[name]), VOCAB)
-
-
-@pytest.mark.parametrize("policy", llama_like.POLICIES)
-def test_half_precision(policy):
-    model = kn.BaichuanCausalLM(**llama_like.SMALL, position="alibi", normalized_head=True, dtype=policy)
-    llama_like.assert_half_precision(model, policy)
+def test_half_precision():
+    model = kn.BaichuanCausalLM(**llama_like.SMALL, position="alibi", normalized_head=True, dtype="mixed_float16")
+    llama_like.assert_half_precision(model, "mixed_float16")
 
 
 def test_normalized_head_does_not_see_lengths():

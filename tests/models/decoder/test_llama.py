@@ -151,10 +151,6 @@ def test_heads_that_cannot_share():
             kn.LLaMA(**SMALL | wrong)
 
 
-def test_trains():
-    parity.assert_trains(kn.LLaMACausalLM(**SMALL), VOCAB)
-
-
 def test_dropout_acts_in_training_only():
     model = kn.LLaMACausalLM(**SMALL, attention_dropout=0.5)
     ids = parity.some_ids(VOCAB)
@@ -162,7 +158,7 @@ def test_dropout_acts_in_training_only():
     assert not np.allclose(parity.to_numpy(model(ids, training=True)), parity.to_numpy(model(ids)))
 
 
-@pytest.mark.parametrize("policy", llama_like.POLICIES)
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
 def test_half_precision(policy):
     llama_like.assert_half_precision(kn.LLaMACausalLM(**SMALL, dtype=policy), policy)
 

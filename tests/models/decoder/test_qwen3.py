@@ -62,13 +62,8 @@ def test_refused(name, ours, tmp_path):
         kn.from_pretrained(folder)
 
 
-def test_trains():
-    parity.assert_trains(kn.Qwen3CausalLM(**SMALL), VOCAB)
-
-
-@pytest.mark.parametrize("policy", llama_like.POLICIES)
-def test_half_precision(policy):
-    llama_like.assert_half_precision(kn.Qwen3CausalLM(**SMALL, dtype=policy), policy)
+def test_half_precision():
+    llama_like.assert_half_precision(kn.Qwen3CausalLM(**SMALL, dtype="mixed_float16"), "mixed_float16")
 
 
 PUBLISHED = {  # parameters, as the model cards count them
