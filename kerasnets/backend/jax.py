@@ -187,12 +187,14 @@ def attention(query, key, value, visible, bias, scale, is_causal):
     groups = query.shape[2] // key.shape[2]
     if groups > 1:
         key, value = jnp.repeat(key, groups, axis=2), jnp.repeat(value, groups, axis=2)
-    scores = (jnp.einsum("btnh,bsnh->bnts", query, key) * scale).astype(jnp.promote_types(query.dtype, jnp.float32))
+    q, k, v = (jnp.swapaxes(x, 1, 2) for x in (query * scale, key, value))  # (B, N, T, H)
+    scores = (q @ jnp.swapaxes(k, 2, 3)).astype(jnp.promote_types(query.dtype, jnp.float32))
     if bias is not None:
         scores = scores + bias
     if is_causal:
         visible = jnp.tri(query.shape[1], key.shape[1], dtype=bool)
     if visible is not None:
         scores = jnp.where(visible, scores, -1e9)
-    probabilities = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
-    return jnp.einsum("bnts,bsnh->btnh", probabilities, value)
+    weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
+    y = weights @ v.astype(weights.dtype) / weights.sum(-1, keepdims=True)  # T · H divisions, not T · S
+    return jnp.swapaxes(y, 1, 2).astype(value.dtype)

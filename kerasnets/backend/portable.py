@@ -64,9 +64,7 @@ def first_max(a, b):
 
 def attention(query, key, value, visible, bias, scale, is_causal):
     """softmax(s Q Kᵀ + bias, where visible) V.   (B, T, N, H), (B, S, K, H), (B, S, K, H′) → (B, T, N, H′)."""
-    if (
-        key.shape[2] == 1 < query.shape[2]
-    ):  # Keras repeats several heads, but not one, and TensorFlow then fails
+    if key.shape[2] == 1 < query.shape[2]:  # Keras repeats several heads, but not one, and TensorFlow then fails
         key, value = (ops.repeat(x, query.shape[2], axis=2) for x in (key, value))
     if bias is not None and visible is not None:
         unseen = -3e4 if keras.backend.standardize_dtype(query.dtype) == "float16" else -1e9  # finite in each dtype
