@@ -249,11 +249,11 @@ print(
 # %% [markdown]
 # ## What it looks at
 # `kn.trace` keeps all that is computed on the way. Above, the loss; below, four heads reading a text it has never seen:
-# some look at the token before, some at where a word or a clause began, some at tokens that were like this one.
+# one looks mostly at the token before, others keep one telling word of the clause in view.
 #
 # ## 它在看什么
-# `kn.trace` 保留途中算出的一切。上：损失；下：四个头在读一段从没见过的文字：有的看前一个词元，有的看词或分句的开头，
-# 有的看和当前相似的词元。
+# `kn.trace` 保留途中算出的一切。上：损失；下：四个头在读一段从没见过的文字：
+# 有的主要看前一个词元，有的始终盯着分句里的一个关键词。
 
 # %%
 shown = encode(test_text.splitlines()[22][:80])[None]  # the first words of Job

@@ -258,7 +258,8 @@ def train(make):
         start = time.perf_counter()
         model.fit(train_x[part], train_y[part], batch_size=batch_size, verbose=0, callbacks=[each_batch])
         seconds.append(time.perf_counter() - start)
-        losses.append(model.evaluate(test_x, test_y, batch_size=256, verbose=0))
+        losses.append(model.evaluate(test_x[::4], test_y[::4], batch_size=256, verbose=0))
+    losses[-1] = model.evaluate(test_x, test_y, batch_size=256, verbose=0)  # on the way a quarter of it will do
     return model, losses, 1000 * np.median(seconds[1:]) / steps
 
 
