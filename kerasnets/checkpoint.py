@@ -8,11 +8,13 @@ one `ValueError` that lists it all, and nothing is loaded then.
 """
 
 import dataclasses
+import functools
 import json
 import math
 import re
 from typing import NamedTuple
 
+import keras
 import numpy as np
 from keras import ops
 
@@ -129,14 +131,21 @@ def from_pretrained(source, task=None, dtype=None):
     Raises `FileNotFoundError` where nothing is there, and `ValueError` for what cannot be loaded exactly.
     """
     values, tensors = formats.opened(source)
-    model = described(values, tensors, source, task, dtype)
-    rows, names, errors = compared(model, tensors)
-    refuse(f"{source}: the tensors do not fit {type(model).__name__}", errors)
-    for name, (transform, weights) in rows.items():
-        arrays = transform.read(tensors.read(names[name]), [weight.shape for weight in weights])
-        for weight, array in zip(weights, arrays, strict=True):
-            weight.assign(array)
+    with keras.StatelessScope():  # on leaving it, each weight takes its memory and its numbers, one after the other
+        model = described(values, tensors, source, task, dtype)
+        rows, names, errors = compared(model, tensors)
+        refuse(f"{source}: the tensors do not fit {type(model).__name__}", errors)
+        for name, (transform, weights) in rows.items():
+            for i, weight in enumerate(weights):
+                weight.blank.source = functools.partial(part, tensors, names[name], transform, weights, i)
+    errors = [str(weight.blank.error) for weight in model.weights if weight.blank.error]
+    refuse(f"{source}: the tensors cannot be read", errors)
     return model
+
+
+def part(tensors, name, transform, weights, i):
+    """The numbers of weight i of those that stand in one tensor."""
+    return transform.read(tensors.read(name), [weight.shape for weight in weights])[i]
 
 
 def described(values, tensors, source, task=None, dtype=None):

@@ -133,6 +133,21 @@ def test_damaged_safetensors(folder, damage):
     assert_refused(folder, ONE, "not a whole safetensors file")
 
 
+def test_a_read_that_fails_halfway(folder, model, monkeypatch):
+    """No half-loaded model comes out of it, and the next one is whole."""
+    fetch = formats.Safetensors.fetch
+
+    def failing(self, path, name):
+        if "h.1." in name and "weight" in name:
+            raise OSError("Input/output error")
+        return fetch(self, path, name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(formats.Safetensors, "fetch", failing)
+        assert_refused(folder, "transformer.h.1.mlp.c_fc.weight", "transformer.h.1.ln_1.weight", "Input/output error")
+    assert_same(folder, model)
+
+
 # index
 
 
@@ -387,6 +402,8 @@ kn.from_pretrained(sys.argv[1])
 before = memory("VmRSS:")
 pathlib.Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
 model = kn.from_pretrained(sys.argv[2])
+for weight in model.weights:  # JAX copies when it likes, unless it is asked for a number
+    assert weight.numpy().flat[-1] is not None
 print(model.count_params() * 4, memory("VmHWM:") - before)
 """
 
@@ -398,9 +415,9 @@ def test_memory(folder, tmp_path, kind):
         pytest.skip("only Linux tells a process its peak memory since a moment")
     large = tmp_path / "large"
     shutil.copytree(folder, large)
-    sizes = {"vocab_size": 2000, "n_embd": 512, "n_layer": 16, "n_positions": 64}
+    sizes = {"vocab_size": 2000, "n_embd": 1024, "n_layer": 8, "n_positions": 64}
     (large / "config.json").write_text(json.dumps(json.loads((large / "config.json").read_text()) | sizes))
-    tensors = {name: np.ones(shape, "float32") for name, shape in shapes_of(2000, 512, 16, 64).items()}
+    tensors = {name: np.ones(shape, "float32") for name, shape in shapes_of(2000, 1024, 8, 64).items()}
     safetensors.numpy.save_file(tensors, large / ONE)
     if kind == "bin":
         to_bin(large)
@@ -409,7 +426,7 @@ def test_memory(folder, tmp_path, kind):
     found = subprocess.run(run, capture_output=True, text=True, check=True).stdout.split()
     size, growth = map(int, found)
     print(f"{growth / size:.2f} times the model")
-    assert size > 200e6
+    assert size > 400e6
     assert size / 2 < growth < 1.3 * size, growth / size
 
 

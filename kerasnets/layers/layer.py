@@ -49,7 +49,7 @@ _blank = contextvars.ContextVar("blank", default=None)  # within `blank_weights`
 
 @contextlib.contextmanager
 def blank_weights(limit=math.inf):
-    """Within this, layers begin with whatever is in memory: a checkpoint's weights will take its place.
+    """Within this, layers begin with `Blank` weights, for a checkpoint's to take their place.
 
     A weight of more numbers than `limit` is refused before memory is asked for it.
     """
@@ -60,9 +60,21 @@ def blank_weights(limit=math.inf):
         _blank.reset(token)
 
 
-def blank(shape, dtype=None):
-    """What costs least; memory that is not written to may not even be given."""
-    return keras.ops.empty(shape, dtype)
+class Blank:
+    """An initializer that stands in a weight's `blank` for numbers to come: what `source()` gives, else anything.
+
+    Within `keras.StatelessScope` Keras calls it on leaving, until when the weight has a shape and takes no memory.
+    It keeps its `error`, since Keras would be left with half of its weights made.
+    """
+
+    source = error = None
+
+    def __call__(self, shape, dtype=None):
+        try:
+            return keras.ops.empty(shape, dtype) if self.source is None else keras.ops.cast(self.source(), dtype)
+        except Exception as error:
+            self.error = error
+            return keras.ops.empty(shape, dtype)
 
 
 def public(cls):
@@ -91,17 +103,18 @@ class Layer(keras.layers.Layer):
         settings = name if name == "kernel" else name.removesuffix("_kernel")  # recurrent_kernel: recurrent_initializer
         if math.prod(shape) > (_blank.get() or math.inf):
             raise ValueError(f"{self.name}'s {name} would be {shape}, more than all tensors hold")
-        return self.add_weight(
+        initializer = kwargs.pop("initializer", None) or getattr(self, f"{settings}_initializer", None)
+        blank = None if _blank.get() is None else Blank()
+        weight = self.add_weight(
             name=name,
             shape=shape,
-            initializer=self.initializer_of(settings, kwargs.pop("initializer", None)),
+            initializer=blank or initializer,
             regularizer=getattr(self, f"{settings}_regularizer", None),
             constraint=getattr(self, f"{settings}_constraint", None),
             **kwargs,
         )
-
-    def initializer_of(self, settings, given):
-        return blank if _blank.get() is not None else given or getattr(self, f"{settings}_initializer", None)
+        weight.blank = blank
+        return weight
 
     def mark_built(self):
         """A layer without weights is built as soon as it is made, unless a subclass of it adds a `build`."""
