@@ -11,6 +11,10 @@ import xml.etree.ElementTree as ElementTree
 
 BACKENDS = ("tensorflow", "jax", "torch")
 WORKERS = min(4, os.cpu_count() or 1)
+# As many processes as cores, so one thread each: more would only wait for one another.
+ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")}
+# Compiled programs are kept and shared: most tests ask JAX for the same small ones again and again.
+SHARED = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1"}
 
 
 def main(arguments):
@@ -32,7 +36,8 @@ def run(backend, arguments):
     with tempfile.TemporaryDirectory() as folder:
         report = pathlib.Path(folder, "report.xml")
         command = [sys.executable, "-m", "pytest", "-n", str(WORKERS), f"--junitxml={report}", *arguments]
-        code = subprocess.run(command, env={**os.environ, "KERAS_BACKEND": backend}).returncode
+        settings = {**ONE_THREAD, **SHARED, "JAX_COMPILATION_CACHE_DIR": str(pathlib.Path(folder, "compiled"))}
+        code = subprocess.run(command, env={**settings, **os.environ, "KERAS_BACKEND": backend}).returncode
         passed, failed, skipped = counts(report)
     # A run that broke off, or found no test, counts as a failure though no test of it failed.
     return passed, max(failed, int(code != 0)), skipped, time.monotonic() - start
