@@ -139,6 +139,8 @@ def from_pretrained(source, task=None, dtype=None):
             for i, weight in enumerate(weights):
                 weight.blank.source = functools.partial(part, tensors, names[name], transform, weights, i)
     errors = [str(weight.blank.error) for weight in model.weights if weight.blank.error]
+    for weight in model.weights:
+        weight.blank = None  # and with it the files
     refuse(f"{source}: the tensors cannot be read", errors)
     return model
 
