@@ -23,6 +23,17 @@ def seeded():
     keras.utils.set_random_seed(0)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def forgetful():
+    """After each file, memory is given back: JAX would keep every program that any test compiled."""
+    yield
+    keras.utils.clear_session()
+    if keras.config.backend() == "jax":
+        import jax
+
+        jax.clear_caches()
+
+
 @pytest.fixture
 def random():
     return np.random.default_rng(0)
