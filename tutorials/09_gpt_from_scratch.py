@@ -148,7 +148,7 @@ print(f"{model.count_params():,} parameters; NumPy and our model agree. NumPy �
 p = softmax(gpt(some[:-1], model.backbone))
 loss_by_hand = -np.log(p[np.arange(length - 1), some[1:]]).mean()
 loss = kn.losses.TokenCrossEntropy()
-assert np.isclose(loss_by_hand, float(loss(some[None, 1:], model(some[None, :-1]))), rtol=1e-4)
+assert np.isclose(loss_by_hand, to_numpy(loss(some[None, 1:], model(some[None, :-1]))), rtol=1e-4)
 print(f"Before training 训练前: {loss_by_hand:.2f}, log {V} = {np.log(V):.2f}")
 
 # %% [markdown]
