@@ -78,19 +78,6 @@ class GPT2Attention(Layer):
         return self.out(merge_heads(y)), cache
 
 
-class GPT2FeedForward(Layer):
-    """y = φ(x W₁ + b₁) W₂ + b₂: four times as wide in the middle."""
-
-    def __init__(self, config, **kwargs):
-        super().__init__(**kwargs)
-        self.wide = layers.Dense(config.feedforward_size or 4 * config.hidden_size)
-        self.activation = ACTIVATIONS[config.activation]
-        self.narrow = layers.Dense(config.hidden_size)
-
-    def call(self, x):
-        return self.narrow(self.activation(self.wide(x)))
-
-
 class GPT2Block(Layer):
     """x ← x + attention(norm(x)), then x ← x + feedforward(norm(x))."""
 
@@ -99,7 +86,8 @@ class GPT2Block(Layer):
         self.attention_norm = layers.LayerNormalization(epsilon=config.epsilon)
         self.attention = GPT2Attention(config, depth)
         self.feedforward_norm = layers.LayerNormalization(epsilon=config.epsilon)
-        self.feedforward = GPT2FeedForward(config)
+        width = config.feedforward_size or 4 * config.hidden_size
+        self.feedforward = layers.FeedForward(width, ACTIVATIONS[config.activation])
         self.dropout = keras.layers.Dropout(config.dropout)
 
     def call(self, x, visible=None, cache=None):
