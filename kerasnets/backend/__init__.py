@@ -16,6 +16,7 @@ FUNCTIONS = (
     "picked",
     "recurrence",
     "recurrence_path",
+    "settled",
     "supports_jit_around_recurrence",
     "whole",
 )

@@ -18,6 +18,11 @@ def is_concrete(x):
     return isinstance(x, jax.Array) and not isinstance(x, jax.core.Tracer)
 
 
+def settled(x):
+    """x, once it is there: JAX copies in the background, and what is copied stays in memory until then."""
+    return x if isinstance(x, jax.core.Tracer) else jax.block_until_ready(x)
+
+
 def recurrence_path(cell):
     """What `recurrence` does for this cell, or None where it cannot."""
     if cell.implementation == 1:

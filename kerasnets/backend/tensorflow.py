@@ -17,6 +17,11 @@ def is_concrete(x):
     return isinstance(x, tf.Tensor) and hasattr(x, "numpy") and tf.executing_eagerly()
 
 
+def settled(x):
+    """x, which is there when the call that made it returns."""
+    return x
+
+
 def recurrence_path(cell):
     """What `recurrence` does for this cell, or None where it cannot."""
     if cell.implementation == 1:

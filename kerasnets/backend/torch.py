@@ -19,6 +19,11 @@ def is_concrete(x):
     return isinstance(x, torch.Tensor) and x.device.type != "meta" and not torch.compiler.is_compiling()
 
 
+def settled(x):
+    """x, which is there when the call that made it returns."""
+    return x
+
+
 def recurrence_path(cell):
     """What `recurrence` does for this cell, or None where it cannot."""
     if cell.formula is None or cell.implementation == 1:

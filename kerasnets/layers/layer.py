@@ -8,7 +8,7 @@ import math
 import keras
 from keras import activations, constraints, initializers, regularizers
 
-from kerasnets import guard
+from kerasnets import backend, guard
 
 # How an argument of this ending is read from a string, an object or a config, and written back.
 KINDS = {
@@ -71,7 +71,9 @@ class Blank:
 
     def __call__(self, shape, dtype=None):
         try:
-            return keras.ops.empty(shape, dtype) if self.source is None else keras.ops.cast(self.source(), dtype)
+            if self.source is None:
+                return keras.ops.empty(shape, dtype)
+            return backend.settled(keras.ops.cast(self.source(), dtype))
         except Exception as error:
             self.error = error
             return keras.ops.empty(shape, dtype)
