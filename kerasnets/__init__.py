@@ -29,6 +29,13 @@ from kerasnets.models.decoder.gpt2 import GPT2, GPT2CausalLM  # noqa: E402
 from kerasnets.models.decoder.llama import LLaMA, LLaMACausalLM  # noqa: E402
 from kerasnets.models.decoder.qwen2 import Qwen2, Qwen2CausalLM  # noqa: E402
 from kerasnets.models.decoder.qwen3 import Qwen3, Qwen3CausalLM  # noqa: E402
+from kerasnets.models.encoder.bert import (  # noqa: E402
+    BERT,
+    BERTMaskedLM,
+    BERTQuestionAnswerer,
+    BERTSequenceClassifier,
+    BERTTokenClassifier,
+)
 from kerasnets.preprocessing.tokenizer import Tokenizer  # noqa: E402
 from kerasnets.trace import trace  # noqa: E402
 
@@ -36,6 +43,11 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Autoencoder",
+    "BERT",
+    "BERTMaskedLM",
+    "BERTQuestionAnswerer",
+    "BERTSequenceClassifier",
+    "BERTTokenClassifier",
     "Baichuan",
     "BaichuanCausalLM",
     "CNN",

@@ -19,7 +19,7 @@ import numpy as np
 from keras import ops
 
 from kerasnets import formats
-from kerasnets.fields import Fields, kept, refuse
+from kerasnets.fields import TOKENS, Fields, kept, refuse
 from kerasnets.layers.layer import blank_weights
 
 FAMILIES = {}  # model_type: its family; each family's file enters itself
@@ -64,6 +64,7 @@ class Family:
     repeated: dict = dataclasses.field(default_factory=dict)  # tensor: the one it must equal where the head is tied
     read: object = None  # (Fields, {field: value} so far) → {field: value}: what a table cannot say
     write: object = None  # (config, {name: value} so far) → {name: value}
+    look: object = None  # (the tensors, {field: value} so far) → {field: value}: what only the tensors say
     recognises: object = None  # (config.json as a dict) → bool, where several families share a model_type
 
     def register(self):
@@ -87,7 +88,7 @@ class Family:
     def write_config(self, model):
         values = {"model_type": self.model_types[0]}
         values |= {theirs: getattr(model.config, ours) for theirs, ours in self.fields.items()}
-        values |= {name: getattr(model.config, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+        values |= {name: getattr(model.config, name) for name in TOKENS if hasattr(model.config, name)}
         values |= {name: allowed[0] for name, allowed in self.expected.items()}
         values["architectures"] = [name for name, task in self.architectures.items() if task == model.task][:1]
         values = self.write(model.config, values) if self.write else values
@@ -106,8 +107,9 @@ class Family:
 
 def expanded(table, model, prefix):
     rows = {}
+    depth = max(model.config.num_layers, getattr(model.config, "num_decoder_layers", None) or 0)
     for name, paths, *transform in table:
-        for i in range(model.config.num_layers) if "{i}" in name else [0]:
+        for i in range(depth) if "{i}" in name else [0]:
             paths_here = [path.format(i=i) for path in ([paths] if isinstance(paths, str) else paths)]
             weights = [weight for weight in (follow(model, path) for path in paths_here) if weight is not None]
             if weights:
@@ -116,9 +118,11 @@ def expanded(table, model, prefix):
 
 
 def follow(thing, path):
-    """The weight at a dotted path, None where a layer on the way or the weight is None."""
+    """The weight at a dotted path, None where a layer on the way or the weight is None, or there are fewer blocks."""
     for step in path.split("."):
-        thing = None if thing is None else thing[int(step)] if step.isdigit() else getattr(thing, step)
+        if thing is None:
+            return None
+        thing = dict(enumerate(thing)).get(int(step)) if step.isdigit() else getattr(thing, step)
     return thing
 
 
@@ -157,6 +161,7 @@ def described(values, tensors, source, task=None, dtype=None):
     if task not in family.tasks:
         raise ValueError(f"{source}: {family.model_types[0]} has the tasks {[*family.tasks]}; received task={task!r}.")
     fields = family.read_config(values, source)
+    fields |= family.look(tensors, fields) if family.look else {}
     tensors.check_sizes(fields, source)
     try:
         with blank_weights(tensors.total()):

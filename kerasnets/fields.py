@@ -41,7 +41,7 @@ HARMLESS = (  # fmt: skip
     "num_beams",
     "repetition_penalty",
 )
-TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
+TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
 REQUIRED = object()
 SLIDING, FULL = "sliding_attention", "full_attention"
 
@@ -123,7 +123,7 @@ class Fields:
         return value
 
     def tokens(self):
-        """bos, eos, pad: each an id, for eos one or several, -1 being none; those not in the file stay unset."""
+        """bos, eos, pad, decoder_start: each an id, for eos one or several, -1 being none; those not in the file stay unset."""
         found = {name: self.values.get(name) for name in TOKENS if name in self.values}
         for name, value in found.items():
             several = name == "eos_token_id" and isinstance(value, list)
@@ -209,6 +209,11 @@ class Fields:
         refuse(f"{self.source}: {self.file} cannot be followed exactly", self.errors)
 
 
+def told_by_tensors(default):
+    """A field of a `Config` that no config.json has a place for: which tensors are there says it."""
+    return dataclasses.field(default=default, metadata={"told_by_tensors": True})
+
+
 def refuse(subject, problems):
     """Raise one `ValueError` that lists all problems, if there are any."""
     if problems:
@@ -220,6 +225,7 @@ def kept(config, values, read):
     """`values`, if `read` makes the same `config` of them again, dropout aside; raises for what they do not say."""
     again = read(json.loads(json.dumps(values)), "to_pretrained")
     fields = [field for field in dataclasses.fields(config) if "dropout" not in field.name]
+    fields = [field for field in fields if "told_by_tensors" not in field.metadata]
     lost = [field.name for field in fields if again.get(field.name, field.default) != getattr(config, field.name)]
     lost = [f"{name}={getattr(config, name)!r}" for name in lost]
     refuse("to_pretrained: the config.json of this family has no place for", lost)

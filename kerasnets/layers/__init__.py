@@ -2,6 +2,7 @@
 
 from keras.layers import Bidirectional
 
+from kerasnets.layers.bert_embedding import BERTEmbedding
 from kerasnets.layers.convolution import Conv1D, Conv2D
 from kerasnets.layers.dense import Dense
 from kerasnets.layers.embedding import Embedding
@@ -10,6 +11,7 @@ from kerasnets.layers.heads import CausalLMHead, MaskedLMHead
 from kerasnets.layers.multi_head_attention import GroupedQueryAttention as GroupQueryAttention
 from kerasnets.layers.multi_head_attention import MultiHeadAttention
 from kerasnets.layers.normalization import LayerNormalization, RMSNormalization
+from kerasnets.layers.poolers import FirstTokenPooler
 from kerasnets.layers.pooling import (
     AveragePooling1D,
     AveragePooling2D,
@@ -35,6 +37,7 @@ from kerasnets.layers.transformer import TransformerDecoderBlock, TransformerEnc
 __all__ = [
     "AveragePooling1D",
     "AveragePooling2D",
+    "BERTEmbedding",
     "Bidirectional",
     "CausalLMHead",
     "Conv1D",
@@ -42,6 +45,7 @@ __all__ = [
     "Dense",
     "Embedding",
     "FeedForward",
+    "FirstTokenPooler",
     "Flatten",
     "GRU",
     "GRUCell",

@@ -22,6 +22,8 @@ RECURRENT = {"bias_initializer": "random_normal", "kernel_regularizer": "l2"}
 CASES = {
     "Dense": [(ROW, {"units": 3, "activation": "relu", "bias_initializer": "random_normal"}), (SEQUENCE, {"units": 3})],
     "Embedding": [((5,), {"input_dim": 9, "output_dim": 4, "mask_zero": True})],
+    "BERTEmbedding": [((7,), {"vocab_size": 9, "hidden_size": 4, "max_length": 8, "dropout": 0.1, "epsilon": 1e-6})],
+    "FirstTokenPooler": [(SEQUENCE, {"activation": "relu", "bias_initializer": "random_normal"})],
     "Flatten": [(PICTURE, {}), (PICTURE, FIRST)],
     "ZeroPadding2D": [(PICTURE, {"padding": ((1, 2), (0, 3))})],
     "Conv1D": [
@@ -72,7 +74,8 @@ CASES = {
     "GRU": [(SEQUENCE, {"units": 3, **RECURRENT}), (SEQUENCE, {"units": 3, "reset_after": False, "unroll": True})],
     "Bidirectional": [(SEQUENCE, {"merge_mode": "sum"}), (SEQUENCE, {"merge_mode": "concat"})],
 }
-READS_INTEGERS = {"Embedding": "input_dim", "RelativePositionBias": "num_buckets"}  # below the value of this argument
+# layer: the argument below which its integers lie
+READS_INTEGERS = {"Embedding": "input_dim", "BERTEmbedding": "vocab_size", "RelativePositionBias": "num_buckets"}
 LOOKS_AT_ITSELF = ("MultiHeadAttention", "GroupQueryAttention", "TransformerDecoderBlock")  # its input comes twice
 ALL = [(name, number) for name, cases in CASES.items() for number in range(len(cases))]
 

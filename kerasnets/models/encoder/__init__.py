@@ -1,0 +1,1 @@
+"""Encoders: each token sees all others, and what is wanted is what a text means."""
