@@ -36,6 +36,14 @@ from kerasnets.models.encoder.bert import (  # noqa: E402
     BERTSequenceClassifier,
     BERTTokenClassifier,
 )
+from kerasnets.models.encoder_decoder.t5 import T5, T5Seq2SeqLM  # noqa: E402
+from kerasnets.models.encoder.roberta import (  # noqa: E402
+    RoBERTa,
+    RoBERTaMaskedLM,
+    RoBERTaQuestionAnswerer,
+    RoBERTaSequenceClassifier,
+    RoBERTaTokenClassifier,
+)
 from kerasnets.preprocessing.tokenizer import Tokenizer  # noqa: E402
 from kerasnets.trace import trace  # noqa: E402
 
@@ -69,7 +77,14 @@ __all__ = [
     "Qwen3",
     "Qwen3CausalLM",
     "RNN",
+    "RoBERTa",
+    "RoBERTaMaskedLM",
+    "RoBERTaQuestionAnswerer",
+    "RoBERTaSequenceClassifier",
+    "RoBERTaTokenClassifier",
     "Sequential",
+    "T5",
+    "T5Seq2SeqLM",
     "Tokenizer",
     "datasets",
     "from_pretrained",

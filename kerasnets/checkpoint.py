@@ -187,7 +187,7 @@ def task_of(family, values, tensors, source):
         if not isinstance(names, list) or names[0] not in known:
             raise ValueError(f"{source}: config.json has architectures {names!r}; known are {known}, or give task=.")
         return family.architectures[names[0]]
-    heads = {task: {row[0] for row in rows} for task, rows in family.heads.items()}
+    heads = {task: {row[0] for row in rows} for task, rows in family.heads.items() if task in family.tasks}
     return next((task for task, names in heads.items() if names <= {*tensors.names()}), "backbone")
 
 

@@ -48,6 +48,7 @@ class Encoder(TextModel):
     """
 
     extra_inputs = ()
+    always_pools = False  # whether the files of all tasks hold a pooler, read or not
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
@@ -55,6 +56,7 @@ class Encoder(TextModel):
 
     def call(self, inputs):
         input_ids, segments, positions, padding = self.unpack(inputs, *INPUTS)
+        self.check_length(input_ids.shape[1])
         if positions is None:
             positions = self.positions_of(input_ids, padding)
         extra = {name: inputs.get(name) if isinstance(inputs, dict) else None for name in self.extra_inputs}
@@ -66,6 +68,10 @@ class Encoder(TextModel):
             return places
         first = ops.argmax(ops.cast(padding, "int32"), axis=1)
         return ops.maximum(places - ops.cast(first, "int32")[:, None], 0)
+
+    def check_length(self, length):
+        if length is not None and length > self.config.max_length:
+            raise ValueError(f"{type(self).__name__} reads at most {self.config.max_length} tokens; received {length}.")
 
     @property
     def token_embedding(self):
@@ -92,8 +98,10 @@ class EncoderTask(TextModel):
             raise ValueError(f"{len(config.labels)} labels {config.labels} for num_labels={config.num_labels}.")
         if config.problem_type not in (None, *PROBLEMS):
             raise ValueError(f"problem_type must be one of {PROBLEMS} or None; received {config.problem_type!r}.")
-        has_pooler = {"has_pooler": self.reads_pooler} if hasattr(config, "has_pooler") else {}
-        return dataclasses.replace(config, **has_pooler)
+        if not hasattr(config, "has_pooler"):
+            return config
+        has_pooler = self.reads_pooler or self.Backbone.always_pools and config.has_pooler
+        return dataclasses.replace(config, has_pooler=has_pooler)
 
     def make_layers(self):
         config = self.config

@@ -209,7 +209,7 @@ def test_a_new_head_on_a_trained_backbone():
 
 def test_wrong_inputs_are_refused_in_words():
     model = kn.BERT(**SMALL)
-    with pytest.raises(ValueError, match="24 positions"):
+    with pytest.raises(ValueError, match="at most 24 tokens"):
         model(np.ones((1, 25), "int32"))
     with pytest.raises(ValueError, match=r"\[0, 2\)"):
         model({"input_ids": np.ones((1, 4), "int32"), "token_type_ids": np.full((1, 4), 2)})
