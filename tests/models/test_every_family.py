@@ -67,9 +67,12 @@ def test_trains(name):
 @pytest.mark.parametrize("name", every_family.CLASSES)
 def test_wrong_inputs_are_refused_in_words(name):
     model = every_family.make(name)
+    inputs = every_family.inputs(model)
+    ids = [name for name in inputs if name.endswith("input_ids")][0]
+    mask = ids.replace("input_ids", "attention_mask")
     with pytest.raises(ValueError, match="token ids must lie in"):
-        model(np.array([[1, 50]], "int32"))
+        model({**inputs, ids: np.array([[1, 50], [1, 2]], "int32")})
     with pytest.raises(ValueError, match="takes the inputs"):
-        model({"input_ids": every_family.IDS, "attention_maks": np.ones_like(every_family.IDS)})
-    with pytest.raises(ValueError, match="attention_mask"):
-        model({"input_ids": every_family.IDS, "attention_mask": np.ones((2, 5), "int32")})
+        model({**inputs, "attention_maks": np.ones_like(every_family.IDS)})
+    with pytest.raises(ValueError, match=mask):
+        model({**inputs, mask: np.ones((2, 5), "int32")})
