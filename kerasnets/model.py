@@ -6,7 +6,7 @@ import dataclasses
 import keras
 import numpy as np
 
-from kerasnets import guard, layers
+from kerasnets import generation, guard, layers
 from kerasnets.layers import masking
 
 
@@ -118,6 +118,7 @@ class CausalLM(TextModel):
     """A decoder with a head: logits (B, T, V) of the token that follows each token.   Loss: cross-entropy with it."""
 
     Backbone = None
+    generate, stream = generation.generate, generation.stream
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)

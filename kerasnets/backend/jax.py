@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from keras import ops
 
 from kerasnets.backend import portable
-from kerasnets.backend.portable import average_pool, convolution, dense, picked  # noqa: F401  XLA does these well
+from kerasnets.backend.portable import average_pool, convolution, dense, picked, placed  # noqa: F401  XLA does these well
 
 supports_jit_around_recurrence = True
 
@@ -203,3 +203,25 @@ def attention(query, key, value, visible, bias, scale, is_causal):
     weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
     y = weights @ v.astype(weights.dtype) / weights.sum(-1, keepdims=True)  # T · H divisions, not T · S
     return jnp.swapaxes(y, 1, 2).astype(value.dtype)
+
+
+def compiled(function):
+    """`function(weights, carry, fixed)`, pytrees of arrays, as one program for each of their shapes."""
+    return jax.jit(function)
+
+
+def stepped(function):
+    """The same for a step that is taken many times: (weights, carry, fixed) → (carry, …), in the carry's own memory."""
+    return jax.jit(function, donate_argnums=1)
+
+
+def looped(function, goes_on):
+    """(weights, carry, fixed) → carry, after as many steps as `goes_on(carry, fixed)` says, all in one program."""
+
+    def loop(weights, carry, fixed):
+        def step(carry):
+            return function(weights, carry, fixed)
+
+        return jax.lax.while_loop(lambda carry: goes_on(carry, fixed), step, carry)
+
+    return jax.jit(loop, donate_argnums=1)

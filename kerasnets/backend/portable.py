@@ -76,3 +76,8 @@ def picked(logits, labels):
     """z_y, a sum over all v where v = y, of which XLA makes one loop, also on the way back.   (…, V), (…) → (…)."""
     is_label = ops.equal(ops.arange(logits.shape[-1], dtype=labels.dtype), ops.expand_dims(labels, -1))
     return ops.sum(ops.where(is_label, logits, ops.zeros_like(logits)), axis=-1)
+
+
+def placed(array, piece, start):
+    """The array (B, S, …) with `piece` (B, T, …) at the places from `start` on."""
+    return ops.slice_update(array, (0, start) + (0,) * (len(array.shape) - 2), ops.cast(piece, array.dtype))

@@ -7,7 +7,7 @@ from keras import ops
 from tensorflow.python.ops import control_flow_util
 
 from kerasnets.backend import portable
-from kerasnets.backend.portable import attention, average_pool, dense, picked  # noqa: F401  TensorFlow does these well
+from kerasnets.backend.portable import attention, average_pool, dense, picked, placed  # noqa: F401  TensorFlow does these well
 
 supports_jit_around_recurrence = False  # in one XLA program our loops would take turns instead of running together
 
@@ -217,3 +217,23 @@ def max_pool(x, pool_size, strides, padding, data_format):
     if is_compiled and portable.are_tiles(x, pool_size, strides, padding, data_format):
         return portable.max_of_tiles(x, pool_size, data_format)
     return portable.max_pool(x, pool_size, strides, padding, data_format)
+
+
+def compiled(function):
+    """`function(weights, carry, fixed)`, nests of tensors, as one XLA program for each of their shapes."""
+    return tf.function(function, jit_compile=True, autograph=False)
+
+
+stepped = compiled
+
+
+def looped(function, goes_on):
+    """(weights, carry, fixed) → carry, after as many steps as `goes_on(carry, fixed)` says, all in one program."""
+
+    def loop(weights, carry, fixed):
+        def step(carry):
+            return [function(weights, carry, fixed)]
+
+        return tf.while_loop(lambda carry: goes_on(carry, fixed), step, [carry])[0]
+
+    return compiled(loop)

@@ -217,3 +217,29 @@ def read_bin(path):
 def picked(logits, labels):
     """z_y.   (…, V), (…) → (…)."""
     return logits.gather(-1, labels[..., None].long()).squeeze(-1)
+
+
+def placed(array, piece, start):
+    """The array (B, S, …) with `piece` (B, T, …) at the places from `start` on."""
+    places = start + torch.arange(piece.shape[1], device=array.device)
+    return array.index_copy(1, places, keras.ops.cast(piece, array.dtype))
+
+
+def compiled(function):
+    """`function(weights, carry, fixed)` without gradients."""
+    return torch.inference_mode()(function)
+
+
+stepped = compiled
+
+
+def looped(function, goes_on):
+    """(weights, carry, fixed) → carry, after as many steps as `goes_on(carry, fixed)` says."""
+
+    @torch.inference_mode()
+    def loop(weights, carry, fixed):
+        while goes_on(carry, fixed):
+            carry = function(weights, carry, fixed)
+        return carry
+
+    return loop

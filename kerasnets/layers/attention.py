@@ -89,9 +89,7 @@ def remember(cache, key, value):
     """All keys and values so far, and the cache that holds them; without a cache, those that came.   (B, T, K, H)."""
     if cache is None:
         return key, value, None
-    start = (0, cache.length, 0, 0)
-    keys = ops.slice_update(cache.keys, start, ops.cast(key, cache.keys.dtype))
-    values = ops.slice_update(cache.values, start, ops.cast(value, cache.values.dtype))
+    keys, values = backend.placed(cache.keys, key, cache.length), backend.placed(cache.values, value, cache.length)
     return keys, values, Cache(keys, values, cache.length + key.shape[1])
 
 

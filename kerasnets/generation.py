@@ -1,0 +1,432 @@
+"""Generation 文本生成: token after token, each drawn given all before it; the one loop for every generative model.
+
+    new_ids = model.generate(batch, max_new_tokens=50, sampler=kn.samplers.TopP(0.9), seed=0)     # (B, new)
+    for ids in model.stream(batch): ...                                                           # (B,) each
+
+The prompt is read at once, and each new token with the keys and values of all before it remembered (`Cache`). Rows of
+different lengths end in the same column, padding before them, so that all write in one place:
+
+    column      0 … first        …        start       …       length      …       S
+    row         nothing          prompt       new tokens          not written yet
+
+What a model brings:
+- `backbone.decode(input_ids, positions, visible, cache) → (hidden, cache)` and `predict_next(hidden) → logits`.
+- An encoder–decoder also has `remember_source(inputs) → memory`, arrays with one row for each row of the batch, called
+  once for a prompt; then `decode(..., memory=memory)`. Its text begins with `decoder_input_ids`, or where these are not
+  given with `config.decoder_start_token_id`.
+- `processors()`, if its checkpoints ask for some (see `processors.py`); `cache_spaces()`, the shapes ((K, H), (K, H′))
+  of each block's keys and values, if its config does not say them in the usual names.
+
+Lengths are rounded up to those of `bucket`, so that few programs are compiled; a model keeps its own.
+"""
+
+import copy
+import dataclasses
+
+import keras
+import numpy as np
+from keras import ops
+
+from kerasnets import backend
+from kerasnets.layers.attention import Cache
+from kerasnets.processors import NoRepeatNGram, RepetitionPenalty, SuppressTokens
+from kerasnets.samplers import Greedy, chain, draw
+
+SMALLEST = 16  # bucket
+ROOM = 256  # places of a cache that are made at once; further ones when they are needed
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What `generate` and `stream` take beside the prompt, looked at."""
+
+    max_new_tokens: int = 50
+    sampler: object = None
+    seed: int = 0
+    stop_tokens: object = None
+    repetition_penalty: float = 1.0
+    no_repeat_ngram: int = 0
+    min_new_tokens: int = 0
+    samples: int = 1
+    stop_strings: tuple = ()
+    tokenizer: object = None
+    processors: tuple = ()
+    explain: bool = False
+
+    def __post_init__(self):
+        for name, least in (("max_new_tokens", 1), ("samples", 1), ("no_repeat_ngram", 0), ("min_new_tokens", 0)):
+            value = getattr(self, name)
+            is_integer = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+            refuse_unless(is_integer and value >= least, f"{name} must be an integer of at least {least}", value)
+        chain(self.sampler)
+        penalty = self.repetition_penalty
+        refuse_unless(0 < penalty < np.inf, "repetition_penalty must be above 0; 1 is none", penalty)
+        few = self.min_new_tokens <= self.max_new_tokens
+        refuse_unless(few, f"min_new_tokens must be at most max_new_tokens={self.max_new_tokens}", self.min_new_tokens)
+        if isinstance(self.stop_strings, str):
+            object.__setattr__(self, "stop_strings", (self.stop_strings,))
+        is_readable = not self.stop_strings or self.tokenizer is not None
+        refuse_unless(is_readable, "stop_strings need tokenizer=...", self.stop_strings)
+        refuse_unless(all(self.stop_strings), "stop_strings must not be empty", self.stop_strings)
+        if self.samples > 1 and isinstance(chain(self.sampler)[0], Greedy):
+            raise ValueError(f"samples={self.samples} with Greedy() are all the same: give a sampler that draws.")
+
+
+def refuse_unless(is_right, expected, value):
+    if not is_right:
+        raise ValueError(f"generate: {expected}; received {value!r}.")
+
+
+def generate(model, inputs, max_new_tokens=50, **settings):
+    """New tokens after each prompt.   ids (B, T), or {"input_ids": …, "attention_mask": …} → int32 (B, new).
+
+    A row stops behind one of `stop_tokens`, those of the model's config unless given, and is padded after it; the
+    longest row says how many columns there are. `sampler` is one of `kn.samplers`, Greedy() unless given, or several in
+    a tuple. Further settings: seed, min_new_tokens, repetition_penalty, no_repeat_ngram, stop_strings with a tokenizer,
+    processors; with `samples` the rows are those of the first prompt, of the second, and so on.
+
+    Raises `ValueError` for a prompt that is empty, not of this vocabulary or longer than the model can read, and for
+    settings without a meaning.
+    """
+    run = Run(model, inputs, Settings(max_new_tokens=max_new_tokens, **settings))
+    if run.settings.stop_strings:
+        return np.stack(list(run.steps()), axis=1)
+    return run.all_at_once()
+
+
+def stream(model, inputs, max_new_tokens=50, **settings):
+    """The same, one step at a time: yields the new ids (B,) as they come, padding for rows that have stopped.
+
+    With `explain` it yields what `kerasnets.explain.Explanation` holds: why these tokens. The settings are looked at
+    when `stream` is called, before the first step.
+    """
+    return Run(model, inputs, Settings(max_new_tokens=max_new_tokens, **settings)).steps()
+
+
+class Run:
+    """One call of `generate` or `stream`: the prompt, what is fixed, and what changes with each step.
+
+    `carry`, which changes: ids (B, S), −1 where nothing stands, length (), finished (B,), keys and values of each
+    block. `fixed`: first (B,), start (), limit (), stops, pad, the numbers of samplers and processors, random numbers.
+    """
+
+    def __init__(self, model, inputs, settings):
+        self.model, self.settings = model, settings
+        rows, source = prompts(model, inputs)
+        self.longest = max(len(row) for row in rows)
+        check_length(model, self.longest, settings.max_new_tokens)
+        rows = [row for row in rows for _ in range(settings.samples)]
+        self.ids = np.full((len(rows), bucket(self.longest)), -1, "int32")
+        for place, row in zip(self.ids, rows, strict=True):
+            place[len(place) - len(row) :] = row
+        self.samplers, self.processors = chain(settings.sampler), all_processors(model, settings)
+        self.program, self.weights = program_of(model, self.processors, self.samplers, settings.explain)
+        self.fixed = self.make_fixed()
+        if source is not None:
+            source = {name: ops.convert_to_tensor(value) for name, value in padded_source(source).items()}
+            memory = self.program.remember(self.weights, source, {})
+            again = lambda x: ops.repeat(x, settings.samples, axis=0)  # noqa: E731
+            self.fixed["memory"] = keras.tree.map_structure(again, memory)
+
+    def make_fixed(self):
+        batch, start = self.ids.shape
+        config, settings = self.model.config, self.settings
+        stops = stop_tokens(config, settings.stop_tokens)
+        pad = getattr(config, "pad_token_id", None)
+        pad = pad if pad is not None else stops[0] if stops else 0
+        fixed = {
+            "first": np.argmax(self.ids >= 0, axis=1).astype("int32"),
+            "start": np.int32(start),
+            "limit": np.int32(start + settings.max_new_tokens),
+            "stops": np.array(stops or [-1], "int32"),
+            "pad": np.int32(pad),
+            "numbers": [numbers_of(step) for step in (*self.processors, *self.samplers)],
+        }
+        if not isinstance(self.samplers[0], Greedy):  # each row has its own, whatever stands beside it
+            random = [np.random.default_rng([settings.seed, row]) for row in range(batch)]
+            fixed["uniform"] = np.stack([r.random(bucket(settings.max_new_tokens), "float32") for r in random], axis=1)
+        return keras.tree.map_structure(ops.convert_to_tensor, fixed)
+
+    def begin(self):
+        """The prompt is read and its first new token chosen: (carry, what was shown)."""
+        ids = ops.convert_to_tensor(self.ids)
+        carry, shown = self.program.read(self.weights, {"ids": ids}, self.fixed)
+        return grown(carry, self.room(self.ids.shape[1])), shown
+
+    def room(self, taken):
+        """How long a cache with `taken` places taken is to be: much room at a time, but not far more than is used."""
+        total = self.ids.shape[1] + self.settings.max_new_tokens
+        return bucket(min(total, max(ROOM, 2 * taken)))
+
+    def all_at_once(self):
+        """All steps in one compiled loop, or in a few where the cache has to grow."""
+        start, total = self.ids.shape[1], self.ids.shape[1] + self.settings.max_new_tokens
+        carry, _ = self.begin()
+        while True:
+            room = carry["ids"].shape[1]
+            carry = self.program.rest(self.weights, carry, self.fixed | {"limit": as_int32(min(total, room))})
+            length, finished = (ops.convert_to_numpy(carry[name]) for name in ("length", "finished"))
+            if length >= total or finished.all():
+                return ops.convert_to_numpy(carry["ids"])[:, start:length]
+            carry = grown(carry, self.room(room))
+
+    def steps(self):
+        """New ids (B,) step by step, or explanations of them."""
+        carry, shown = self.begin()
+        texts = [[] for _ in self.ids]
+        for count in range(1, self.settings.max_new_tokens + 1):
+            ids, finished = (ops.convert_to_numpy(carry[name]) for name in ("token", "finished"))
+            yield self.explained(ids, shown) if self.settings.explain else ids
+            if self.settings.stop_strings:
+                finished = self.finished_by_strings(texts, ids, finished)
+                carry["finished"] = ops.convert_to_tensor(finished)
+            if finished.all() or count == self.settings.max_new_tokens:
+                return
+            taken = self.ids.shape[1] + count
+            if taken >= carry["ids"].shape[1]:
+                carry = grown(carry, self.room(taken))
+            carry, shown = self.program.write(self.weights, carry, self.fixed)
+
+    def finished_by_strings(self, texts, ids, finished):
+        """The rows that have stopped, and those whose text now holds one of `stop_strings`."""
+        finished = finished.copy()
+        for row, text in enumerate(texts):
+            text.append(int(ids[row]))
+            if not finished[row]:
+                written = self.settings.tokenizer.decode(text)
+                finished[row] = any(string in written for string in self.settings.stop_strings)
+        return finished
+
+    def explained(self, ids, shown):
+        from kerasnets import explain
+
+        names = ["model", *map(repr, (*self.processors, *self.samplers))]
+        return explain.explained(ids, dict(zip(names, map(ops.convert_to_numpy, shown), strict=True)))
+
+
+class Program:
+    """The compiled steps of one model with one kind of samplers and processors, whose numbers are arguments."""
+
+    def __init__(self, model, variables, processors, samplers, explain):
+        self.model, self.processors, self.samplers, self.explain = model, processors, samplers, explain
+
+        def stateless(function):
+            def with_weights(weights, *arguments):
+                with keras.StatelessScope(zip(variables, weights, strict=True)):
+                    return function(*arguments)
+
+            return with_weights
+
+        self.remember = backend.compiled(stateless(lambda inputs, _: model.remember_source(inputs)))
+        self.read = backend.compiled(stateless(self.first_step))
+        self.write = backend.stepped(stateless(self.step))
+        self.rest = backend.looped(stateless(lambda *arguments: self.step(*arguments)[0]), goes_on)
+
+    def first_step(self, carry, fixed):
+        """The whole prompt: ids (B, P) → carry with one new token."""
+        batch, length = carry["ids"].shape
+        dtype = self.model.compute_dtype
+        spaces = cache_spaces(self.model)
+        keys, values = ([ops.zeros((batch, length, *space[i]), dtype) for space in spaces] for i in (0, 1))
+        carry = {**carry, "keys": keys, "values": values, "length": as_int32(length)}
+        carry["finished"] = ops.zeros((batch,), "bool")
+        logits, carry = self.look(carry["ids"], as_int32(0), carry, fixed)
+        carry["ids"] = ops.pad(carry["ids"], [[0, 0], [0, 1]], constant_values=-1)
+        return self.choose(logits, carry, fixed)
+
+    def step(self, carry, fixed):
+        """One token more."""
+        logits, carry = self.look(carry["token"][:, None], carry["length"] - 1, carry, fixed)
+        return self.choose(logits, carry, fixed)
+
+    def look(self, ids, begin, carry, fixed):
+        """Logits (B, V) of what follows `ids` (B, T), whose first stands in column `begin`; and they are remembered."""
+        columns = begin + ops.arange(ids.shape[1], dtype="int32")  # (T,)
+        places, first = ops.arange(carry["keys"][0].shape[1], dtype="int32"), fixed["first"]
+        visible = ops.logical_and(places <= columns[:, None], places >= first[:, None, None])  # (B, T, S)
+        positions = ops.maximum(columns - first[:, None], 0)
+        cache = [Cache(k, v, begin) for k, v in zip(carry["keys"], carry["values"], strict=True)]
+        memory = {"memory": fixed["memory"]} if "memory" in fixed else {}
+        hidden, cache = self.model.backbone.decode(ops.maximum(ids, 0), positions, visible[:, None], cache, **memory)
+        logits = ops.cast(self.model.predict_next(hidden[:, -1:])[:, 0], "float32")
+        return logits, {**carry, "keys": [c.keys for c in cache], "values": [c.values for c in cache]}
+
+    def choose(self, logits, carry, fixed):
+        """Processors, samplers, a token (B,), its place among the ids; and the logits on the way, to explain it."""
+        ids, length = carry["ids"], carry["length"]
+        numbers, shown = iter(fixed["numbers"]), [logits]
+        for processor in self.processors:
+            logits = with_numbers(processor, next(numbers))(logits, ids, length - fixed["start"])
+            shown.append(logits)
+        for sampler in self.samplers:
+            is_argmax = isinstance(sampler, Greedy) and not self.explain
+            logits = logits if is_argmax else with_numbers(sampler, next(numbers))(logits)
+            shown.append(logits)
+        if "uniform" in fixed:
+            token = draw(logits, ops.take(fixed["uniform"], length - fixed["start"], axis=0))
+        else:
+            token = ops.cast(ops.argmax(logits, axis=-1), "int32")
+        token = ops.where(carry["finished"], fixed["pad"], token)
+        ends = ops.any(ops.equal(token[:, None], fixed["stops"]), axis=1)
+        here = ops.equal(ops.arange(ids.shape[1], dtype="int32"), length)
+        carry = {**carry, "token": token, "ids": ops.where(here, token[:, None], ids), "length": length + 1}
+        carry["finished"] = ops.logical_or(carry["finished"], ends)
+        return carry, shown if self.explain else []
+
+
+def goes_on(carry, fixed):
+    """Whether there is a place left, and a row that has not stopped."""
+    return ops.logical_and(carry["length"] < fixed["limit"], ops.logical_not(ops.all(carry["finished"])))
+
+
+def grown(carry, size):
+    """The same with `size` columns."""
+    more = size - carry["ids"].shape[1]
+    ids = ops.pad(carry["ids"], [[0, 0], [0, more]], constant_values=-1)
+    caches = {}
+    for name in ("keys", "values"):
+        caches[name] = [ops.pad(x, [[0, 0], [0, size - x.shape[1]], [0, 0], [0, 0]]) for x in carry[name]]
+    return {**carry, **caches, "ids": ids}
+
+
+def bucket(length):
+    """The next of 16, 24, 32, 48, 64, 96, 128, …"""
+    size = SMALLEST
+    while size < length:
+        size *= 2
+    return 3 * size // 4 if size > SMALLEST and 3 * size // 4 >= length else size
+
+
+def cache_spaces(model):
+    """((K, H), (K, H′)) of each block."""
+    if hasattr(model, "cache_spaces"):
+        return model.cache_spaces()
+    config = model.config
+    heads = getattr(config, "num_kv_heads", None) or config.num_heads
+    size = getattr(config, "head_size", None) or config.hidden_size // config.num_heads
+    return [((heads, size), (heads, size))] * config.num_layers
+
+
+def float_fields(step):
+    """The names of a sampler's or processor's numbers, which may change without a new program."""
+    fields = dataclasses.fields(step) if dataclasses.is_dataclass(step) else ()
+    return [field.name for field in fields if isinstance(getattr(step, field.name), float)]
+
+
+def numbers_of(step):
+    return [np.float32(getattr(step, name)) for name in float_fields(step)]
+
+
+def with_numbers(step, numbers):
+    """The same with other numbers, which may be tensors: nothing is checked again."""
+    names, step = float_fields(step), copy.copy(step)
+    for name, number in zip(names, numbers, strict=True):
+        object.__setattr__(step, name, number)
+    return step
+
+
+def program_of(model, processors, samplers, explain):
+    """(Program, the values of the model's weights); a program is kept with its model, and no weights with a program."""
+    variables = model.variables
+    kinds = [with_numbers(step, [0.0] * len(float_fields(step))) for step in (*processors, *samplers)]
+    key = (tuple(map(id, variables)), len(processors), tuple(kinds), explain)
+    programs = vars(model).setdefault("_programs", {})
+    if key not in programs:
+        programs[key] = Program(model, variables, processors, samplers, explain)
+    return programs[key], [variable.value for variable in variables]
+
+
+def all_processors(model, settings):
+    """The family's, those of the settings, and the caller's, in the order in which transformers has them."""
+    found = []
+    if settings.repetition_penalty != 1:
+        found.append(RepetitionPenalty(float(settings.repetition_penalty)))
+    if settings.no_repeat_ngram:
+        found.append(NoRepeatNGram(int(settings.no_repeat_ngram)))
+    stops = stop_tokens(model.config, settings.stop_tokens)
+    if settings.min_new_tokens and stops:
+        found.append(SuppressTokens(stops, 0, int(settings.min_new_tokens) - 1))
+    family = tuple(model.processors()) if hasattr(model, "processors") else ()
+    return (*found, *family, *settings.processors)
+
+
+def stop_tokens(config, given):
+    """The ids behind which a row stops: those given, else the config's."""
+    found = getattr(config, "eos_token_id", ()) if given is None else given
+    found = () if found is None else (found,) if isinstance(found, (int, np.integer)) else tuple(found)
+    wrong = [i for i in found if not isinstance(i, (int, np.integer)) or not 0 <= i < config.vocab_size]
+    refuse_unless(not wrong or given is None, f"stop_tokens must be ids below {config.vocab_size}", given)
+    return tuple(int(i) for i in found)
+
+
+def prompts(model, inputs):
+    """([ids] of each row without its padding, the source or None), or one error that says what is wrong with them."""
+    inputs = dict(inputs) if hasattr(inputs, "keys") else {"input_ids": inputs}
+    source = None
+    if hasattr(model, "remember_source"):
+        source = {name: inputs.pop(name) for name in list(inputs) if not name.startswith("decoder_")}
+        rows = len(next(iter(source.values())))
+        inputs = {name.removeprefix("decoder_"): inputs[name] for name in inputs}
+        inputs.setdefault("input_ids", np.full((rows, 1), model.config.decoder_start_token_id))
+    inputs.pop("token_type_ids", None)  # of a tokenizer's batch; no decoder reads them
+    unknown = sorted(set(inputs) - {"input_ids", "attention_mask"})
+    refuse_unless(not unknown and "input_ids" in inputs, "prompts are input_ids and attention_mask", sorted(inputs))
+    ids, mask = inputs["input_ids"], inputs.get("attention_mask")
+    rows = [np.asarray(row) for row in two_dimensional(ids)]
+    if mask is not None:
+        masks = [np.asarray(row).astype(bool) for row in two_dimensional(mask)]
+        fits = [row.shape for row in rows] == [row.shape for row in masks]
+        refuse_unless(fits, "attention_mask must be shaped like input_ids", [row.shape for row in masks])
+        rows = [row[kept] for row, kept in zip(rows, masks, strict=True)]
+    for number, row in enumerate(rows):
+        check_prompt(row, number, model.config.vocab_size)
+    refuse_unless(rows, "there must be a prompt", ids)
+    return rows, source
+
+
+def two_dimensional(ids):
+    """The rows of a list of lists or of an array (B, T); one row alone is a batch of one."""
+    if hasattr(ids, "shape"):
+        ids = ops.convert_to_numpy(ids)
+    is_one = len(ids) > 0 and np.ndim(ids[0]) == 0
+    return [ids] if is_one else list(ids)
+
+
+def check_prompt(row, number, vocab_size):
+    if len(row) == 0:
+        raise ValueError(f"generate: prompt {number} is empty; begin with a token, such as bos_token_id.")
+    if row.ndim != 1 or not np.issubdtype(row.dtype, np.integer):
+        raise ValueError(f"generate: prompt {number} must be a row of integers; received {row.dtype} {row.shape}.")
+    wrong = np.flatnonzero((row < 0) | (row >= vocab_size))
+    if len(wrong):
+        place = int(wrong[0])
+        raise ValueError(
+            f"generate: token ids must lie in [0, {vocab_size}); token {place} of prompt {number} is {row[place]}."
+        )
+
+
+def check_length(model, longest, new):
+    limit = getattr(model.config, "max_length", None)
+    if limit is not None and longest + new > limit:
+        most = f"at most {limit - longest} new ones fit" if longest < limit else "the prompt alone is too long"
+        raise ValueError(
+            f"generate: {longest} tokens and {new} new ones exceed the {limit} of {type(model).__name__}: {most}."
+        )
+
+
+def padded_source(source):
+    """A source of text in the length of a bucket, with its attention_mask, as int32; anything else as it is."""
+    if "input_ids" not in source:
+        return {name: np.asarray(value) for name, value in source.items()}
+    rows = [np.asarray(row) for row in two_dimensional(source["input_ids"])]
+    mask = source.get("attention_mask")
+    masks = [np.ones_like(row) for row in rows] if mask is None else [np.asarray(m) for m in two_dimensional(mask)]
+    length = bucket(max(len(row) for row in rows))
+    placed = {name: np.zeros((len(rows), length), "int32") for name in ("input_ids", "attention_mask")}
+    for i, (row, kept) in enumerate(zip(rows, masks, strict=True)):
+        placed["input_ids"][i, : len(row)], placed["attention_mask"][i, : len(kept)] = row, kept
+    return {**source, **placed}
+
+
+def as_int32(value):
+    return ops.convert_to_tensor(value, "int32")
