@@ -13,7 +13,7 @@ from kerasnets.backend import select as _select
 
 _select.choose_backend()
 
-from kerasnets import datasets, layers, losses, samplers  # noqa: E402
+from kerasnets import datasets, layers, losses  # noqa: E402
 from kerasnets.checkpoint import from_pretrained, to_pretrained  # noqa: E402
 from kerasnets.guard import guarded, set_guard  # noqa: E402
 from kerasnets.model import Model, Sequential  # noqa: E402
@@ -36,7 +36,13 @@ from kerasnets.models.encoder.bert import (  # noqa: E402
     BERTSequenceClassifier,
     BERTTokenClassifier,
 )
-from kerasnets.models.encoder_decoder.t5 import T5, T5Seq2SeqLM  # noqa: E402
+from kerasnets.models.encoder.layoutlm import (  # noqa: E402
+    LayoutLM,
+    LayoutLMMaskedLM,
+    LayoutLMQuestionAnswerer,
+    LayoutLMSequenceClassifier,
+    LayoutLMTokenClassifier,
+)
 from kerasnets.models.encoder.roberta import (  # noqa: E402
     RoBERTa,
     RoBERTaMaskedLM,
@@ -44,6 +50,8 @@ from kerasnets.models.encoder.roberta import (  # noqa: E402
     RoBERTaSequenceClassifier,
     RoBERTaTokenClassifier,
 )
+from kerasnets.models.encoder_decoder.bart import BART, BARTSeq2SeqLM, BARTSequenceClassifier  # noqa: E402
+from kerasnets.models.encoder_decoder.t5 import T5, T5Seq2SeqLM  # noqa: E402
 from kerasnets.preprocessing.tokenizer import Tokenizer  # noqa: E402
 from kerasnets.trace import trace  # noqa: E402
 
@@ -51,6 +59,9 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Autoencoder",
+    "BART",
+    "BARTSeq2SeqLM",
+    "BARTSequenceClassifier",
     "BERT",
     "BERTMaskedLM",
     "BERTQuestionAnswerer",
@@ -69,6 +80,11 @@ __all__ = [
     "GPT2CausalLM",
     "LLaMA",
     "LLaMACausalLM",
+    "LayoutLM",
+    "LayoutLMMaskedLM",
+    "LayoutLMQuestionAnswerer",
+    "LayoutLMSequenceClassifier",
+    "LayoutLMTokenClassifier",
     "MLP",
     "Model",
     "PolicyNetwork",
@@ -91,7 +107,6 @@ __all__ = [
     "guarded",
     "layers",
     "losses",
-    "samplers",
     "set_guard",
     "to_pretrained",
     "trace",

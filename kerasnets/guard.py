@@ -39,6 +39,11 @@ def guard_enabled():
     return _enabled
 
 
+def looks_at(array):
+    """Whether the values of `array` are to be checked: they can be seen, and are not what the door tries a model on."""
+    return _enabled and backend.is_concrete(array) and _note.get() is None
+
+
 def check_token_ids(ids, vocab_size, where):
     """Raise if an id lies outside [0, vocab_size); symbolic, traced and sparse ids pass unseen."""
     if not (_enabled and backend.is_concrete(ids)):

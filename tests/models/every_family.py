@@ -44,7 +44,8 @@ def inputs(model):
 
 
 def outputs(model):
-    return keras.ops.convert_to_numpy(model(inputs(model)))
+    boxes = {"bbox": np.tile(np.int32([1, 20, 300, 40]), (*IDS.shape, 1))}
+    return keras.ops.convert_to_numpy(model(inputs(model) | (boxes if "bbox" in model.inputs_taken else {})))
 
 
 def save_all(folder):
