@@ -112,8 +112,10 @@ def unigram(pieces, unknown_id, byte_fallback):
     return tokenizers.Tokenizer(tokenizers.models.Unigram(scored, unknown_id, byte_fallback))
 
 
-def spaced(backend, prefix, steps=()):
+def spaced(backend, prefix, steps=(), split=False):
     """Write spaces as ▁, one more before the text ("first"), after special tokens too ("always") or none ("never").
+
+    `split` ends words there, so that training finds no piece of two words.
 
     `Metaspace` alone puts none before a text that begins with a space; SentencePiece does. So the spaces of the text
     become ▁ first, then a space is put before it, which becomes ▁ too.
@@ -121,7 +123,7 @@ def spaced(backend, prefix, steps=()):
     tokenizers = library("tokenizers")
     normalizers, metaspace = tokenizers.normalizers, tokenizers.pre_tokenizers.Metaspace
     backend.normalizer = normalizers.Sequence([*steps, normalizers.Replace(" ", SPACE)])
-    put, write = metaspace(" ", prefix, split=False), metaspace(SPACE, "never", split=False)
+    put, write = metaspace(" ", prefix, split=False), metaspace(SPACE, "never", split=split)
     backend.pre_tokenizer = tokenizers.pre_tokenizers.Sequence([put, write])
     decoders = tokenizers.decoders
     back = [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
