@@ -9,11 +9,12 @@ import threading
 
 import numpy as np
 
-from kerasnets.preprocessing import chat, tokenizer_files
+from kerasnets.preprocessing import chat, tokenizer_files, tokenizer_training
 from kerasnets.preprocessing.tokenizer_kinds import library
 
 ONE_AT_A_TIME = threading.Lock()  # truncation is a setting of the library's object
 SIDES = ("right", "left")
+STRATEGIES = ("longest_first", "only_first", "only_second")
 TIDIED = {" .": ".", " ?": "?", " !": "!", " ,": ",", " ' ": "'", " n't": "n't"}
 TIDIED |= {f" '{ending}": f"'{ending}" for ending in ("m", "s", "ve", "re")}
 
@@ -56,6 +57,18 @@ class Tokenizer:
         """
         return cls(*tokenizer_files.opened(source))
 
+    @classmethod
+    def train(cls, texts, kind="wordpiece", *, vocab_size=30_000, special_tokens=(), lowercase=None):
+        """At most `vocab_size` tokens that suit `texts`: "wordpiece" is BERT's kind, "bpe" GPT-2's, "unigram" T5's.
+
+        `texts` is the name of a file, or an iterable of texts and of `pathlib.Path`s. The kind brings its own special
+        tokens and puts them around a text as its model does; `special_tokens` are further ones, never cut. WordPiece
+        lowers the case unless told otherwise. Of equally frequent WordPieces another training may take another.
+
+        Raises `ValueError` for another kind, for what is not text, and for a `vocab_size` too small for the letters.
+        """
+        return cls(*tokenizer_training.trained(texts, kind, vocab_size, special_tokens, lowercase))
+
     def save_pretrained(self, folder):
         """Write tokenizer.json and tokenizer_config.json, which transformers reads too."""
         folder = pathlib.Path(folder)
@@ -84,20 +97,35 @@ class Tokenizer:
         return f"<Tokenizer of {self.vocab_size} tokens, padding on the {self.padding_side}>"
 
     def __call__(
-        self, texts, pairs=None, *, max_length=None, padding="longest", pad_to_multiple=1, add_special_tokens=True
+        self,
+        texts,
+        pairs=None,
+        *,
+        max_length=None,
+        truncation="longest_first",
+        padding="longest",
+        pad_to_multiple=1,
+        add_special_tokens=True,
+        places=False,
     ):
         """A text or texts, each alone or with its pair, as the arrays that models take.
 
-        Cut off to `max_length` tokens, special ones included; of a pair the longer text first. Rows are filled up to
-        the longest, or to `padding` tokens, or to `max_length` ("max_length"), then to a multiple of `pad_to_multiple`.
-        Encoders with segments get `token_type_ids` too: 0, and 1 in the second text.
+        Cut off to `max_length` tokens, special ones included; of a pair the longer text first (`truncation`), or
+        "only_first", or "only_second". Rows are filled up to the longest, or to `padding` tokens, or to `max_length`
+        ("max_length"), then to a multiple of `pad_to_multiple`. Encoders with segments get `token_type_ids` too: 0, and
+        1 in the second text.
+
+        With `places` also where the tokens come from: `offset_mapping` (B, T, 2), the characters text[start:end] of
+        each; `word_ids` (B, T), the number of its word in its text, −1 for tokens that are no text;
+        `special_tokens_mask` (B, T), 1 for these, padding too.
 
         Raises `ValueError` for what is not text, a text that gives no token at all, a `max_length` without room for
-        the special tokens, rows longer than `padding`, and rows to be filled where no token is there to fill them.
+        the special tokens or for a text that is not to be cut, rows longer than `padding`, and rows to be filled where
+        no token is there to fill them.
         """
         texts = [texts] if isinstance(texts, str) else texts
         pairs = [pairs] if isinstance(pairs, str) else pairs
-        encodings = self.encodings(texts, pairs, max_length, add_special_tokens)
+        encodings = self.encodings(texts, pairs, max_length, add_special_tokens, truncation, places)
         for i, encoding in enumerate(encodings):
             if not encoding.ids:
                 raise ValueError(f"text {i} gives no tokens: {texts[i]!r}.")
@@ -108,10 +136,18 @@ class Tokenizer:
         if self.has_segments:
             arrays["token_type_ids"] = self.rows([e.type_ids for e in encodings], width, 0)
         arrays["attention_mask"] = self.rows([[1] * len(e) for e in encodings], width, 0)
+        if places:
+            offsets = [self.rows([[o[i] for o in e.offsets] for e in encodings], width, 0) for i in (0, 1)]
+            arrays["offset_mapping"] = np.stack(offsets, axis=-1)
+            words = [[-1 if word is None else word for word in e.word_ids] for e in encodings]
+            arrays["word_ids"] = self.rows(words, width, -1)
+            arrays["special_tokens_mask"] = self.rows([e.special_tokens_mask for e in encodings], width, 1)
         return arrays
 
-    def encodings(self, texts, pairs=None, max_length=None, add_special_tokens=True):
-        """The library's result for each text."""
+    def encodings(
+        self, texts, pairs=None, max_length=None, add_special_tokens=True, truncation="longest_first", places=False
+    ):
+        """The library's result for each text, with or without the places of the tokens."""
         check_texts("texts", texts)
         if pairs is not None:
             check_texts("pairs", pairs)
@@ -121,13 +157,19 @@ class Tokenizer:
         if max_length is not None and not (is_count(max_length) and max_length > added):
             raise ValueError(f"max_length must leave room beside {added} special tokens; received {max_length!r}.")
         side = one_of(SIDES, "truncation_side", self.truncation_side)
+        if one_of(STRATEGIES, "truncation", truncation) == "only_second" and pairs is None:
+            raise ValueError('truncation="only_second" needs pairs.')
+        encode = self.backend.encode_batch if places else self.backend.encode_batch_fast  # the latter knows no places
+        inputs = texts if pairs is None else list(zip(texts, pairs, strict=True))
         with ONE_AT_A_TIME:
             if max_length is None:
                 self.backend.no_truncation()
             else:
-                self.backend.enable_truncation(max_length, direction=side)
-            inputs = texts if pairs is None else list(zip(texts, pairs, strict=True))
-            return self.backend.encode_batch_fast(inputs, add_special_tokens=add_special_tokens)
+                self.backend.enable_truncation(max_length, strategy=truncation, direction=side)
+            try:
+                return encode(inputs, add_special_tokens=add_special_tokens)
+            except Exception as error:  # the library raises bare ones
+                raise ValueError(f"max_length={max_length} with truncation={truncation!r}: {error}.") from None
 
     def width(self, longest, padding, max_length, multiple):
         """How long the rows become."""

@@ -256,6 +256,10 @@ def surround(backend, kind, settings):
     elif CLASSES[kind][settings["tokenizer_class"]] is ROBERTA:
         sep = [token["sep_token"]]
         kinds.surround(backend, [token["cls_token"]], sep, sep, sep, segment=0)
+        processors = kinds.library("tokenizers").processors  # a word's place is without the space before it
+        backend.post_processor = processors.Sequence(
+            [processors.ByteLevel(add_prefix_space=bool(settings.get("add_prefix_space"))), backend.post_processor]
+        )
     elif "before" in settings:
         kinds.surround(backend, settings["before"], [], [], [token["eos_token"]], segment=0)
     else:

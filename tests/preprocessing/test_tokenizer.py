@@ -84,6 +84,25 @@ def assert_same(ours, theirs, texts=TEXTS):
             assert_equal(ours(*given, pad_to_multiple=16), wide)
 
 
+def assert_same_places(ours, theirs, texts=TEXTS):
+    """The characters, the words and the special tokens; and each way to cut off a pair."""
+    theirs.pad_token = theirs.pad_token or theirs.eos_token
+    pairs = [*texts[1:], texts[0]]
+    for given in ([texts], [texts, pairs]):
+        asked = {"return_offsets_mapping": True, "return_special_tokens_mask": True, "return_tensors": "np"}
+        expected = theirs(*given, padding=True, **asked)
+        words = [[-1 if word is None else word for word in expected.word_ids(i)] for i in range(len(texts))]
+        assert_equal(ours(*given, places=True), {**expected, "word_ids": words})
+    long = ["one two three four five six seven eight nine ten"] * 2
+    for strategy, given in (
+        ("longest_first", [[*long, "a"], ["a b", *long]]),
+        ("only_first", [long, ["a", "a b"]]),
+        ("only_second", [["a", "a b"], long]),
+    ):
+        cut = theirs(*given, padding="max_length", truncation=strategy, max_length=12, return_tensors="np")
+        assert_equal(ours(*given, max_length=12, padding="max_length", truncation=strategy), cut)
+
+
 def assert_equal(ours, theirs):
     assert set(ours) == set(theirs)
     for name, array in ours.items():
@@ -136,6 +155,7 @@ def test_byte_level(kind, settings, byte_pairs, tmp_path):
     ours = kn.Tokenizer.from_pretrained(tmp_path)
     texts = [*TEXTS, "<|im_start|>user\nHi<|im_end|> x <|endoftext|>"]
     assert_same(ours, theirs_of(tmp_path), texts)
+    assert_same_places(kn.Tokenizer.from_pretrained(tmp_path), theirs_of(tmp_path))
     assert_saved(kn.Tokenizer.from_pretrained(tmp_path), tmp_path / "saved", texts)
 
 
@@ -252,6 +272,7 @@ def test_bert_base_uncased():
         assert tokenizer.encode("Hello, how are you?") == [101, *ids, 102]
         assert tokenizer.decode([101, *ids, 102]) == "hello, how are you?"
     assert_same(kn.Tokenizer.from_pretrained(folder), theirs_of(folder), [t for t in TEXTS if t.strip()])
+    assert_same_places(kn.Tokenizer.from_pretrained(folder), theirs_of(folder))
 
 
 # SentencePiece
@@ -613,6 +634,9 @@ def test_bad_texts(arguments, words, tokenizer):
         ({"padding": "max_length"}, "max_length=None"),
         ({"padding": "wide"}, "'wide'"),
         ({"pad_to_multiple": 0}, "pad_to_multiple"),
+        ({"truncation": "middle"}, "longest_first.*'middle'"),
+        ({"truncation": "only_second"}, "needs pairs"),
+        ({"pairs": "b", "truncation": "only_second", "max_length": 6}, "max_length=6.*only_second"),
     ],
 )
 def test_bad_lengths(options, words, word_pieces):
