@@ -39,6 +39,10 @@ HARMLESS = (  # fmt: skip
     "top_k",
     "top_p",
     "num_beams",
+    "early_stopping",
+    "length_penalty",
+    "min_length",
+    "no_repeat_ngram_size",
     "repetition_penalty",
 )
 TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")

@@ -12,9 +12,13 @@ import keras
 import numpy as np
 from keras import ops
 
-from kerasnets import guard, layers
+from kerasnets import generation, guard, layers
+from kerasnets.checkpoint import transposed
 from kerasnets.layers import masking
 from kerasnets.model import Model
+from kerasnets.processors import ForcedToken, SuppressTokens
+
+PROCESSORS = ("forced_bos_token_id", "suppress_tokens", "begin_suppress_tokens")
 
 
 class Seq2SeqModel(Model):
@@ -96,6 +100,7 @@ class Seq2SeqLM(Seq2SeqModel):
     """
 
     Backbone = None
+    generate, stream = generation.generate, generation.stream
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
@@ -124,6 +129,14 @@ class Seq2SeqLM(Seq2SeqModel):
         """What the decoder reads of the source, made once: see `kerasnets.seq2seq`."""
         return self.backbone.remember_source(inputs)
 
+    def processors(self):
+        """What the config asks of a text that is generated: how it begins, and what is never in it."""
+        settings = vars(self.config)
+        first, never, not_first = (settings.get(name) for name in PROCESSORS)
+        found = [] if first is None else [ForcedToken(first, 0)]
+        found += [SuppressTokens(tuple(never))] if never else []
+        return found + ([SuppressTokens(tuple(not_first), 0, 0)] if not_first else [])
+
     def cache_spaces(self):
         """((N, H), (N, H)) of the keys and values that each block of the decoder remembers."""
         spaces = [(block.attention.num_heads, block.attention.head_size) for block in self.backbone.decoder_blocks]
@@ -138,3 +151,30 @@ def shift_right(labels, start, pad, ignored_label=-100):
     xp = np if isinstance(labels, np.ndarray) else ops
     shifted = xp.concatenate([xp.full_like(labels[:, :1], start), labels[:, :-1]], axis=1)
     return xp.where(shifted == ignored_label, xp.full_like(shifted, pad), shifted)
+
+
+# How files that come from fairseq, and those that follow them, name the tensors of a block.
+def block_rows(part):
+    """The rows of the blocks of a part, "encoder" or "decoder"; `{i}` is the block."""
+    theirs, ours = f"{part}.layers.{{i}}", f"{part}_blocks.{{i}}"
+    return [
+        *attention_rows(f"{theirs}.self_attn", f"{ours}.attention"),
+        *(attention_rows(f"{theirs}.encoder_attn", f"{ours}.cross_attention") if part == "decoder" else []),
+        *linear_rows(f"{theirs}.fc1", f"{ours}.feedforward.wide"),
+        *linear_rows(f"{theirs}.fc2", f"{ours}.feedforward.narrow"),
+        *norm_rows(f"{theirs}.final_layer_norm", f"{ours}.feedforward_norm"),
+    ]
+
+
+def attention_rows(theirs, ours):
+    pairs = [("q_proj", "query"), ("k_proj", "key"), ("v_proj", "value"), ("out_proj", "out")]
+    rows = [row for name, path in pairs for row in linear_rows(f"{theirs}.{name}", f"{ours}.{path}")]
+    return rows + norm_rows(f"{theirs}_layer_norm", f"{ours}_norm")
+
+
+def linear_rows(theirs, ours):
+    return [(f"{theirs}.weight", f"{ours}.kernel", transposed), (f"{theirs}.bias", f"{ours}.bias")]
+
+
+def norm_rows(theirs, ours):
+    return [(f"{theirs}.weight", f"{ours}.gamma"), (f"{theirs}.bias", f"{ours}.beta")]

@@ -101,6 +101,19 @@ def assert_round_trip(model, reference, folder, inputs):
     assert_close(logits, to_numpy(model(inputs)))
 
 
+def assert_generates(model, reference, inputs, length=30):
+    """Greedy ids are those of transformers, for rows of different lengths; no pair comes twice, so that many do."""
+    import torch
+
+    inputs = {name: value for name, value in inputs.items() if name != "decoder_input_ids"}
+    kinds = {name: torch.float32 if value.dtype.kind == "f" else torch.long for name, value in inputs.items()}
+    given = {name: torch.tensor(value, dtype=kinds[name]) for name, value in inputs.items()}
+    settings = {"max_new_tokens": length, "min_new_tokens": length}
+    expected = reference.generate(**given, **settings, do_sample=False, no_repeat_ngram_size=2)[:, -length:].numpy()
+    assert len(np.unique(expected)) > 4
+    assert np.array_equal(model.generate(inputs, **settings, no_repeat_ngram=2), expected)
+
+
 def check(reference, folder, inputs, spread=0.4):
     """All of it, for a model of transformers with random weights and a language model's head."""
     randomized(reference, spread=spread).save_pretrained(folder / "theirs")

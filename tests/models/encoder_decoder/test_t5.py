@@ -98,6 +98,12 @@ def test_refuses(change, message, tmp_path):
         kn.from_pretrained(tmp_path)
 
 
+def test_generates(tmp_path):
+    theirs = parity.randomized(reference(**GATED), spread=0.3)
+    theirs.save_pretrained(tmp_path)
+    seq2seq.assert_generates(kn.from_pretrained(tmp_path), theirs, seq2seq.some_inputs(VOCAB))
+
+
 def test_trains():
     inputs = seq2seq.some_inputs(VOCAB)
     seq2seq.assert_trains(kn.T5Seq2SeqLM(**SMALL), inputs, 0, VOCAB)
