@@ -52,6 +52,7 @@ from kerasnets.models.encoder.roberta import (  # noqa: E402
 )
 from kerasnets.models.encoder_decoder.bart import BART, BARTSeq2SeqLM, BARTSequenceClassifier  # noqa: E402
 from kerasnets.models.encoder_decoder.t5 import T5, T5Seq2SeqLM  # noqa: E402
+from kerasnets.models.encoder_decoder.whisper import Whisper, WhisperSeq2SeqLM  # noqa: E402
 from kerasnets.preprocessing.tokenizer import Tokenizer  # noqa: E402
 from kerasnets.trace import trace  # noqa: E402
 
@@ -102,6 +103,8 @@ __all__ = [
     "T5",
     "T5Seq2SeqLM",
     "Tokenizer",
+    "Whisper",
+    "WhisperSeq2SeqLM",
     "datasets",
     "from_pretrained",
     "guarded",

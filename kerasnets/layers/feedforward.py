@@ -4,6 +4,8 @@ Vaswani et al. 2017, arXiv:1706.03762; gated: Shazeer 2020, arXiv:2002.05202, wh
 explanation of why it works.
 """
 
+import keras
+
 from kerasnets.layers.dense import Dense
 from kerasnets.layers.layer import Layer, positive_integer, public
 
@@ -32,13 +34,13 @@ class Sublayers(Layer):
 class FeedForward(Sublayers):
     """y = φ(x W₁ + b₁) W₂ + b₂: wide in the middle.   (…, D) → (…, D).
 
-    W₁: wide.kernel (D, F), W₂: narrow.kernel (F, D), φ: activation. Raises `ValueError` for a `feedforward_size` that
-    is no positive integer.
+    W₁: wide.kernel (D, F), W₂: narrow.kernel (F, D), φ: activation; in training, `dropout` after φ. Raises `ValueError`
+    for a `feedforward_size` that is no positive integer.
     """
 
     # fmt: off
     def __init__(self, feedforward_size, activation="relu", use_bias=True, kernel_initializer="glorot_uniform",
-                 bias_initializer="zeros", **kwargs):
+                 bias_initializer="zeros", dropout=0.0, **kwargs):
         # fmt: on
         positive_integer("feedforward_size", feedforward_size)
         super().__init__(**kwargs)
@@ -48,11 +50,13 @@ class FeedForward(Sublayers):
     def build(self, input_shape):
         self.wide = self.dense(self.feedforward_size, "wide", self.activation)
         self.narrow = self.dense(input_shape[-1], "narrow")
+        self.wide_dropout = keras.layers.Dropout(self.dropout, dtype=self.dtype_policy) if self.dropout else None
         self.wide.build(input_shape)
         self.narrow.build((*input_shape[:-1], self.feedforward_size))
 
     def call(self, x):
-        return self.narrow(self.wide(x))
+        wide = self.wide(x)
+        return self.narrow(wide if self.wide_dropout is None else self.wide_dropout(wide))
 
 
 @public

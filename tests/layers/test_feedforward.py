@@ -76,3 +76,12 @@ def test_mask_passes():
     )
     y = model(np.array([[1, 2, 0]]))
     assert ops.convert_to_numpy(y._keras_mask).tolist() == [[True, True, False]]
+
+
+def test_dropout_acts_in_training_only():
+    layer = layers.FeedForward(64, dropout=0.5)
+    x = np.ones((2, 3, 8), "float32")
+    plain = keras.ops.convert_to_numpy(layer(x))
+    assert np.array_equal(plain, keras.ops.convert_to_numpy(layer(x, training=False)))
+    assert not np.allclose(plain, keras.ops.convert_to_numpy(layer(x, training=True)))
+    assert layers.FeedForward.from_config(layer.get_config()).dropout == 0.5

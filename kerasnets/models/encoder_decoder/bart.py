@@ -94,17 +94,6 @@ class BARTAttention(Layer):
         return tuple(split_heads(part(x), self.num_heads) for part in (self.key, self.value))
 
 
-class BARTFeedForward(layers.FeedForward):
-    """φ(x W₁ + b₁) W₂ + b₂, with dropout in the middle."""
-
-    def __init__(self, feedforward_size, activation, dropout):
-        super().__init__(feedforward_size, activation)
-        self.dropout = keras.layers.Dropout(dropout)
-
-    def call(self, x):
-        return self.narrow(self.dropout(self.wide(x)))
-
-
 class BARTEncoderBlock(Layer):
     """x ← norm(x + attention(x)), then x ← norm(x + feedforward(x))."""
 
@@ -113,7 +102,7 @@ class BARTEncoderBlock(Layer):
         self.attention = BARTAttention(config, num_heads)
         self.attention_norm = layers.LayerNormalization(epsilon=EPSILON)
         activation = ACTIVATIONS[config.activation]
-        self.feedforward = BARTFeedForward(feedforward_size, activation, config.feedforward_dropout)
+        self.feedforward = layers.FeedForward(feedforward_size, activation, dropout=config.feedforward_dropout)
         self.feedforward_norm = layers.LayerNormalization(epsilon=EPSILON)
         self.dropout = keras.layers.Dropout(config.dropout)
 
