@@ -51,6 +51,7 @@ from kerasnets.models.encoder.roberta import (  # noqa: E402
     RoBERTaTokenClassifier,
 )
 from kerasnets.models.encoder_decoder.bart import BART, BARTSeq2SeqLM, BARTSequenceClassifier  # noqa: E402
+from kerasnets.models.encoder_decoder.mt5 import MT5, MT5Seq2SeqLM  # noqa: E402
 from kerasnets.models.encoder_decoder.t5 import T5, T5Seq2SeqLM  # noqa: E402
 from kerasnets.models.encoder_decoder.whisper import Whisper, WhisperSeq2SeqLM  # noqa: E402
 from kerasnets.preprocessing.tokenizer import Tokenizer  # noqa: E402
@@ -87,6 +88,8 @@ __all__ = [
     "LayoutLMSequenceClassifier",
     "LayoutLMTokenClassifier",
     "MLP",
+    "MT5",
+    "MT5Seq2SeqLM",
     "Model",
     "PolicyNetwork",
     "Qwen2",
