@@ -10,6 +10,7 @@ FUNCTIONS = (
     "attention",
     "average_pool",
     "compiled",
+    "compiles_each_shape",
     "convolution",
     "dense",
     "is_concrete",

@@ -205,22 +205,26 @@ def attention(query, key, value, visible, bias, scale, is_causal):
     return jnp.swapaxes(y, 1, 2).astype(value.dtype)
 
 
+compiles_each_shape = True  # XLA makes a program for each shape of the arrays: better few shapes
+
+
 def compiled(function):
     """`function(weights, carry, fixed)`, pytrees of arrays, as one program for each of their shapes."""
     return jax.jit(function)
 
 
 def stepped(function):
-    """The same for a step that is taken many times: (weights, carry, fixed) → (carry, …), in the carry's own memory."""
-    return jax.jit(function, donate_argnums=1)
+    """(weights, fixed) → step, for many times: step(carry) → (carry, …), written into the carry's own memory."""
+    program = jax.jit(function, donate_argnums=1)
+    return lambda weights, fixed: lambda carry: program(weights, carry, fixed)
 
 
 def looped(function, goes_on):
-    """(weights, carry, fixed) → carry, after as many steps as `goes_on(carry, fixed)` says, all in one program."""
+    """(weights, carry, fixed) → carry, after as many such steps as `goes_on(carry, fixed)` says, all in one program."""
 
     def loop(weights, carry, fixed):
         def step(carry):
-            return function(weights, carry, fixed)
+            return function(weights, carry, fixed)[0]
 
         return jax.lax.while_loop(lambda carry: goes_on(carry, fixed), step, carry)
 

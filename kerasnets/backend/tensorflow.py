@@ -219,20 +219,26 @@ def max_pool(x, pool_size, strides, padding, data_format):
     return portable.max_pool(x, pool_size, strides, padding, data_format)
 
 
+compiles_each_shape = True  # XLA makes a program for each shape of the arrays: better few shapes
+
+
 def compiled(function):
     """`function(weights, carry, fixed)`, nests of tensors, as one XLA program for each of their shapes."""
     return tf.function(function, jit_compile=True, autograph=False)
 
 
-stepped = compiled
+def stepped(function):
+    """(weights, fixed) → step, for many times: step(carry) → (carry, …)."""
+    program = compiled(function)
+    return lambda weights, fixed: lambda carry: program(weights, carry, fixed)
 
 
 def looped(function, goes_on):
-    """(weights, carry, fixed) → carry, after as many steps as `goes_on(carry, fixed)` says, all in one program."""
+    """(weights, carry, fixed) → carry, after as many such steps as `goes_on(carry, fixed)` says, all in one program."""
 
     def loop(weights, carry, fixed):
         def step(carry):
-            return [function(weights, carry, fixed)]
+            return [function(weights, carry, fixed)[0]]
 
         return tf.while_loop(lambda carry: goes_on(carry, fixed), step, [carry])[0]
 

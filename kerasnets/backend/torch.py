@@ -1,5 +1,6 @@
-"""PyTorch: its own fused recurrent kernels, for every mask."""
+"""PyTorch: its own kernels, without copies into torch's order of axes."""
 
+import functools
 import zipfile
 
 import keras
@@ -7,16 +8,15 @@ import torch
 from torch.nn import functional
 
 from kerasnets.backend import portable
-
-_TORCH_ORDER = {"gru": (1, 0, 2)}  # torch holds a GRU's gates as r, z, n; ours are z, r, h
-
+from kerasnets.backend.torch_recurrence import recurrence, recurrence_path  # noqa: F401
 
 supports_jit_around_recurrence = True
 
 
 def is_concrete(x):
-    """True where the values of `x` can be looked at: a tensor with storage, outside torch.compile."""
-    return isinstance(x, torch.Tensor) and x.device.type != "meta" and not torch.compiler.is_compiling()
+    """True where the values of `x` can be looked at: a tensor with storage, not while a graph is captured."""
+    is_real = isinstance(x, torch.Tensor) and x.device.type != "meta" and not torch._is_functional_tensor(x)
+    return is_real and not torch.compiler.is_compiling()
 
 
 def settled(x):
@@ -24,106 +24,9 @@ def settled(x):
     return x
 
 
-def recurrence_path(cell):
-    """What `recurrence` does for this cell, or None where it cannot."""
-    if cell.formula is None or cell.implementation == 1:
-        return None
-    return f"torch's fused {cell.formula} kernel"
-
-
 def whole(x):
     """x: only XLA needs to be told (see `jax.py`)."""
     return x
-
-
-def recurrence(cell, sequences, states, mask=None, return_sequences=True, return_states=True, training=True):
-    """Run `cell` over (B, T, D); returns the outputs (B, T, U), or the last one (B, U), and the last states.
-
-    A masked step leaves the states as they are, so it might as well not be there: the steps that count are moved to
-    the front, the kernel runs over them, and each step reads the output of the last one that counts, zero before it.
-    """
-    weights = kernel_weights(cell)
-    if mask is None:
-        outputs, last = run_kernel(cell.formula, sequences, states, weights)
-        return (outputs if return_sequences else outputs[:, -1]), last
-    mask = mask.to(device=sequences.device, dtype=torch.bool)
-    lengths = mask.sum(1)
-    padded_right = bool((mask == (torch.arange(mask.shape[1], device=mask.device) < lengths[:, None])).all())
-    if not padded_right:
-        sequences = take_steps(sequences, torch.argsort(mask.to(torch.uint8), dim=1, descending=True, stable=True))
-    if (cell.formula == "lstm" and return_states) or packing_pays(cell.formula, mask, lengths):
-        outputs, last = run_packed(cell.formula, sequences, states, weights, lengths)
-        final = last[0]
-    else:  # steps past a row's end change nothing before it
-        outputs, _ = run_kernel(cell.formula, sequences, states, weights)
-        final = outputs[torch.arange(len(outputs), device=outputs.device), (lengths - 1).clamp(min=0)]
-        last = tuple(torch.where(lengths[:, None] == 0, state, final) for state in states)
-    final = final * (lengths > 0)[:, None]
-    if not return_sequences:
-        return final, last
-    if padded_right:
-        return torch.where(mask[:, :, None], outputs, final[:, None]), last
-    count = mask.cumsum(1)
-    return take_steps(outputs, (count - 1).clamp(min=0)) * (count > 0)[:, :, None], last
-
-
-def packing_pays(formula, mask, lengths):
-    """Whether a kernel that skips the padding is faster; oneDNN's LSTM, for full batches only, gains more than that.
-
-    An LSTM whose states are wanted is packed all the same: a row's last cell state is nowhere in the outputs.
-    """
-    return formula != "lstm" and not torch.is_grad_enabled() and int(lengths.sum()) < 0.8 * mask.numel()
-
-
-def take_steps(sequences, steps):
-    """(B, T, D), (B, T) → (B, T, D): in each row, the steps asked for."""
-    rows = torch.arange(sequences.shape[0], device=sequences.device).unsqueeze(1)
-    return sequences[rows, steps]
-
-
-def kernel_weights(cell):
-    """W, U, b, b_u as torch lays them out: (gates · U, inputs), gates in torch's order."""
-    bias, recurrent_bias = cell.split_bias()
-    weights = [keras.ops.convert_to_tensor(w) for w in (cell.kernel, cell.recurrent_kernel)]
-    if bias is not None:
-        bias = keras.ops.convert_to_tensor(bias)
-        weights += [
-            bias,
-            torch.zeros_like(bias) if recurrent_bias is None else keras.ops.convert_to_tensor(recurrent_bias),
-        ]
-    order = _TORCH_ORDER.get(cell.formula)
-    if order:
-        weights = [torch.cat([w.chunk(3, -1)[gate] for gate in order], -1) for w in weights]
-    return [w.t().contiguous() if w.ndim == 2 else w for w in weights]
-
-
-def run_kernel(formula, sequences, states, weights):
-    """One call of `torch._VF.{lstm, gru, rnn_tanh, rnn_relu}` over rows of full length."""
-    states = [s.unsqueeze(0).contiguous() for s in states]
-    outputs, *last = getattr(torch._VF, formula)(sequences, initial(formula, states), weights, *settings(weights), True)
-    return outputs, tuple(s.squeeze(0) for s in last)
-
-
-def run_packed(formula, sequences, states, weights, lengths):
-    """The same with each row stopping after its own length."""
-    pack, unpack = torch.nn.utils.rnn.pack_padded_sequence, torch.nn.utils.rnn.pad_packed_sequence
-    packed = pack(sequences, lengths.clamp(min=1).cpu(), batch_first=True, enforce_sorted=False)
-    hx = initial(formula, [s[packed.sorted_indices].unsqueeze(0) for s in states])
-    data, *last = getattr(torch._VF, formula)(packed.data, packed.batch_sizes, hx, weights, *settings(weights))
-    outputs, _ = unpack(packed._replace(data=data), batch_first=True, total_length=sequences.shape[1])
-    last = [s.squeeze(0)[packed.unsorted_indices] for s in last]
-    empty = lengths[:, None] == 0
-    return outputs, tuple(torch.where(empty, before, after) for before, after in zip(states, last, strict=True))
-
-
-def initial(formula, states):
-    """An LSTM takes its two states as a list, the others their one."""
-    return states if formula == "lstm" else states[0]
-
-
-def settings(weights):
-    """(has biases, layers, dropout, training, bidirectional)"""
-    return len(weights) == 4, 1, 0.0, torch.is_grad_enabled(), False
 
 
 def dense(x, kernel, bias=None):
@@ -185,7 +88,8 @@ def attention(query, key, value, visible, bias, scale, is_causal):
     lowest = torch.finfo(query.dtype).min / 2
     if visible is not None:
         visible = keras.ops.convert_to_tensor(visible)
-        bias = torch.where(visible, query.new_zeros(()) if bias is None else bias.to(query.dtype), lowest)
+        zero = torch.zeros((), dtype=query.dtype, device=query.device)  # of no query: one mask serves all blocks
+        bias = torch.where(visible, zero if bias is None else bias.to(query.dtype), lowest)
     q, k, v = (x.transpose(1, 2) for x in (query, key, value))  # (B, N, T, H)
     y = functional.scaled_dot_product_attention(
         q, k, v, attn_mask=bias, is_causal=is_causal, scale=scale, enable_gqa=k.shape[1] != q.shape[1]
@@ -225,21 +129,29 @@ def placed(array, piece, start):
     return array.index_copy(1, places, keras.ops.cast(piece, array.dtype))
 
 
+compiles_each_shape = False  # a kernel takes any shape
+
+
 def compiled(function):
     """`function(weights, carry, fixed)` without gradients."""
     return torch.inference_mode()(function)
 
 
-stepped = compiled
+def stepped(function):
+    """(weights, fixed) → step; step(carry) → (carry, …), captured once for each of their shapes: `torch_graph.py`."""
+    from kerasnets.backend.torch_graph import Step
+
+    return functools.partial(Step, function, vars(function).setdefault("graphs", {}))
 
 
 def looped(function, goes_on):
-    """(weights, carry, fixed) → carry, after as many steps as `goes_on(carry, fixed)` says."""
+    """(weights, carry, fixed) → carry, after as many such steps as `goes_on(carry, fixed)` says."""
+    start = stepped(function)
 
-    @torch.inference_mode()
     def loop(weights, carry, fixed):
+        step = start(weights, fixed)
         while goes_on(carry, fixed):
-            carry = function(weights, carry, fixed)
+            carry, _ = step(carry)
         return carry
 
     return loop

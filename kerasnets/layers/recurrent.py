@@ -1,13 +1,15 @@
 """Recurrent layers: one cell, applied to each step of a sequence with the state it left at the step before.
 
-The equations are the cells' `gates`; `recurrence.py` runs them over time. (B, T, D) → (B, U), or (B, T, U) with
-`return_sequences=True`. Kernels hold their gates side by side, in the order of the letters in each equation.
+The equations are the cells' `gates`; `cell.py` has what all cells share, `recurrence.py` runs them over time.
+(B, T, D) → (B, U), or (B, T, U) with `return_sequences=True`. Kernels hold their gates side by side, in the order of
+the letters in each equation.
 """
 
 from keras import activations, ops
 
+from kerasnets.layers.cell import Cell, split_gates
 from kerasnets.layers.layer import public
-from kerasnets.layers.recurrence import Cell, Recurrent, split_gates
+from kerasnets.layers.recurrence import Recurrent
 
 
 @public

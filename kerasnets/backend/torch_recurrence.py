@@ -1,0 +1,182 @@
+"""PyTorch's fused recurrent kernels, for every mask; the plain recurrence, which has no fused step, written out."""
+
+import weakref
+from typing import NamedTuple
+
+import keras
+import torch
+
+ORDER = {"gru": (1, 0, 2)}  # torch holds a GRU's gates as r, z, n; ours are z, r, h
+IN_PLACE = {"rnn_tanh": torch.tanh_, "rnn_relu": torch.relu_}
+
+
+def recurrence_path(cell):
+    """What `recurrence` does for this cell, or None where it cannot."""
+    if cell.formula is None or cell.implementation == 1:
+        return None
+    return f"torch's fused {cell.formula} kernel"
+
+
+def recurrence(cell, sequences, states, mask=None, return_sequences=True, return_states=True, training=True):
+    """Run `cell` over (B, T, D); returns the outputs (B, T, U), or the last one (B, U), and the last states.
+
+    A masked step leaves the states as they are, so it might as well not be there: the kernel runs over the steps that
+    count, and each step reads the output of the last one that counts, zero before it.
+    """
+    weights = kernel_weights(cell)
+    if mask is not None:
+        mask = mask.to(device=sequences.device, dtype=torch.bool)
+        packing = packing_of(mask)
+        if len(packing.steps) < mask.numel():
+            if (cell.formula == "lstm" and return_states) or packing_pays(cell.formula, packing):
+                return run_packed(cell.formula, sequences, states, weights, packing, return_sequences)
+            return run_compact(cell.formula, sequences, states, weights, mask, packing, return_sequences)
+    outputs, last = run_kernel(cell.formula, sequences, states, weights)
+    return (outputs if return_sequences else outputs[:, -1]), last
+
+
+def packing_pays(formula, packing):
+    """Whether a kernel that skips the padding is faster; oneDNN's LSTM, for full batches only, gains more than that.
+
+    An LSTM whose states are wanted is packed all the same: a row's last cell state is nowhere in the outputs.
+    """
+    return formula != "lstm" and not torch.is_grad_enabled() and len(packing.steps) < 0.8 * packing.count.numel()
+
+
+def kernel_weights(cell):
+    """W, U, b, b_u as torch lays them out: (gates · U, inputs), gates in torch's order."""
+    bias, recurrent_bias = cell.split_bias()
+    weights = [keras.ops.convert_to_tensor(w) for w in (cell.kernel, cell.recurrent_kernel)]
+    if bias is not None:
+        bias = keras.ops.convert_to_tensor(bias)
+        weights += [
+            bias,
+            torch.zeros_like(bias) if recurrent_bias is None else keras.ops.convert_to_tensor(recurrent_bias),
+        ]
+    order = ORDER.get(cell.formula)
+    if order:
+        weights = [torch.cat([w.chunk(3, -1)[gate] for gate in order], -1) for w in weights]
+    as_it_lies = cell.formula != "lstm" and weights[0].device.type == "cpu"  # these kernels read a transposed view
+    return [w if w.ndim == 1 else w.t() if as_it_lies else w.t().contiguous() for w in weights]
+
+
+def run_kernel(formula, sequences, states, weights):
+    """One call of `torch._VF.{lstm, gru, rnn_tanh, rnn_relu}` over rows of full length."""
+    if is_written_out(formula, sequences):
+        batch, steps, _ = sequences.shape
+        data = sequences.transpose(0, 1).flatten(0, 1)
+        outputs = plain_steps(formula, data, [batch] * steps, states[0], weights).view(steps, batch, -1).transpose(0, 1)
+        return outputs, (outputs[:, -1],)
+    states = [s.unsqueeze(0).contiguous() for s in states]
+    outputs, *last = getattr(torch._VF, formula)(sequences, initial(formula, states), weights, *settings(weights), True)
+    return outputs, tuple(s.squeeze(0) for s in last)
+
+
+def is_written_out(formula, sequences):
+    """torch's kernel takes three calls a step on a CPU; where no gradient is wanted, two in place do."""
+    return formula in IN_PLACE and sequences.device.type == "cpu" and not torch.is_grad_enabled()
+
+
+def plain_steps(formula, data, sizes, h, weights):
+    """h_t = φ(x_t W + b + h_{t−1} U), each written over its x_t W + b.   (P, D) → (P, U), `sizes` rows a step."""
+    W, U, *biases = weights
+    h_all = torch.addmm(sum(biases), data, W.t()) if biases else data @ W.t()
+    U = U.t()
+    rows = len(h)
+    for h_t, going_on in zip(h_all.split(sizes), sizes, strict=True):
+        if going_on < rows:
+            h, rows = h[:going_on], going_on
+        h = IN_PLACE[formula](h_t.addmm_(h, U))
+    return h_all
+
+
+def initial(formula, states):
+    """An LSTM takes its two states as a list, the others their one."""
+    return states if formula == "lstm" else states[0]
+
+
+def settings(weights):
+    """(has biases, layers, dropout, training, bidirectional)"""
+    return len(weights) == 4, 1, 0.0, torch.is_grad_enabled(), False
+
+
+class Packing(NamedTuple):
+    """The P steps that count, one behind the other: the first of every row, the second of every row, …."""
+
+    steps: object  # (P,): where each stands among all B · T
+    sizes: object  # (T′,): how many rows have a first step, a second, …; on the CPU
+    order: object  # (B,): the rows, the longest first
+    count: object  # (B, T): how many steps have counted so far
+    held: object  # (B, T): which of the P was the last
+    at_once: bool  # whether the first step counts in every row
+
+
+_latest = (None, None, None)  # a mask, its version, its packing: stacked layers share their mask
+
+
+def packing_of(mask):
+    global _latest
+    reference, version, packing = _latest
+    if reference is None or reference() is not mask or mask.is_inference() or mask._version != version:
+        packing = pack(mask)
+        _latest = (None,) * 3 if mask.is_inference() else (weakref.ref(mask), mask._version, packing)
+    return packing
+
+
+def pack(mask):
+    """The packing of a mask (B, T)."""
+    count = mask.cumsum(1)
+    lengths = count[:, -1]
+    order = lengths.argsort(descending=True, stable=True)
+    sizes = (lengths[:, None] > torch.arange(mask.shape[1], device=mask.device)).sum(0)
+    held = (sizes.cumsum(0) - sizes)[(count - 1).clamp(min=0)] + order.argsort()[:, None]
+    places = torch.arange(mask.numel(), device=mask.device).view_as(mask)[mask]
+    steps = torch.empty_like(places).index_put_((held[mask],), places)
+    return Packing(steps, sizes[sizes > 0].cpu(), order, count, held, bool(mask[:, 0].all()))
+
+
+def run_packed(formula, sequences, states, weights, packing, return_sequences):
+    """The kernel over the steps that count, and nothing else."""
+    steps, sizes, order, count, held, at_once = packing
+    if len(steps) == 0:
+        outputs = torch.zeros_like(states[0])
+        return (outputs[:, None].expand(*count.shape, -1) if return_sequences else outputs), states
+    data = sequences.flatten(0, 1).index_select(0, steps)
+    begun = order[: sizes[0]]  # rows in which any step counts
+    before = [s.index_select(0, begun) for s in states]
+    if is_written_out(formula, sequences):
+        data = plain_steps(formula, data, sizes.tolist(), before[0], weights)
+        after = [data[held[begun, -1]]]
+    else:
+        hx = initial(formula, [s.unsqueeze(0) for s in before])
+        data, *after = getattr(torch._VF, formula)(data, sizes, hx, weights, *settings(weights))
+        after = [s.squeeze(0) for s in after]
+    last = tuple(s.index_copy(0, begun, new) for s, new in zip(states, after, strict=True))
+    if not return_sequences:
+        held, count = held[:, -1], count[:, -1]
+    outputs = data.index_select(0, held.flatten() if at_once else held.flatten().clamp(max=len(data) - 1))
+    outputs = outputs.view(*held.shape, -1)
+    return (outputs if at_once else outputs * (count > 0)[..., None]), last
+
+
+def run_compact(formula, sequences, states, weights, mask, packing, return_sequences):
+    """The kernel over full rows, the steps that count moved to the front: those behind change nothing before them."""
+    count, lengths = packing.count, packing.count[:, -1]
+    padded_right = bool((mask == (torch.arange(mask.shape[1], device=mask.device) < lengths[:, None])).all())
+    if not padded_right:
+        sequences = take_steps(sequences, torch.argsort(mask.to(torch.uint8), dim=1, descending=True, stable=True))
+    outputs, _ = run_kernel(formula, sequences, states, weights)
+    final = outputs[torch.arange(len(outputs), device=outputs.device), (lengths - 1).clamp(min=0)]
+    last = tuple(torch.where(lengths[:, None] == 0, state, final) for state in states)
+    final = final * (lengths > 0)[:, None]
+    if not return_sequences:
+        return final, last
+    if padded_right:
+        return torch.where(mask[:, :, None], outputs, final[:, None]), last
+    return take_steps(outputs, (count - 1).clamp(min=0)) * (count > 0)[:, :, None], last
+
+
+def take_steps(sequences, steps):
+    """(B, T, D), (B, T) → (B, T, D): in each row, the steps asked for."""
+    rows = torch.arange(sequences.shape[0], device=sequences.device).unsqueeze(1)
+    return sequences[rows, steps]
