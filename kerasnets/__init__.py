@@ -53,8 +53,10 @@ from kerasnets.models.encoder.roberta import (  # noqa: E402
 from kerasnets.models.encoder_decoder.bart import BART, BARTSeq2SeqLM, BARTSequenceClassifier  # noqa: E402
 from kerasnets.models.encoder_decoder.mt5 import MT5, MT5Seq2SeqLM  # noqa: E402
 from kerasnets.models.encoder_decoder.t5 import T5, T5Seq2SeqLM  # noqa: E402
+from kerasnets.models.encoder_decoder.transformer import Transformer, TransformerSeq2SeqLM, WarmUp  # noqa: E402
 from kerasnets.models.encoder_decoder.whisper import Whisper, WhisperSeq2SeqLM  # noqa: E402
 from kerasnets.preprocessing.tokenizer import Tokenizer  # noqa: E402
+from kerasnets.text import answer, classify, embed, fill_mask, tag  # noqa: E402
 from kerasnets.trace import trace  # noqa: E402
 
 __version__ = "0.1.0"
@@ -106,14 +108,22 @@ __all__ = [
     "T5",
     "T5Seq2SeqLM",
     "Tokenizer",
+    "Transformer",
+    "TransformerSeq2SeqLM",
+    "WarmUp",
     "Whisper",
     "WhisperSeq2SeqLM",
+    "answer",
+    "classify",
     "datasets",
+    "embed",
+    "fill_mask",
     "from_pretrained",
     "guarded",
     "layers",
     "losses",
     "set_guard",
+    "tag",
     "to_pretrained",
     "trace",
 ]

@@ -208,6 +208,9 @@ def attention(query, key, value, visible, bias, scale, is_causal):
 compiles_each_shape = True  # XLA makes a program for each shape of the arrays: better few shapes
 
 
+compiles_each_shape = True  # XLA makes a program for each shape of the arrays: better few shapes
+
+
 def compiled(function):
     """`function(weights, carry, fixed)`, pytrees of arrays, as one program for each of their shapes."""
     return jax.jit(function)

@@ -222,6 +222,9 @@ def max_pool(x, pool_size, strides, padding, data_format):
 compiles_each_shape = True  # XLA makes a program for each shape of the arrays: better few shapes
 
 
+compiles_each_shape = True  # XLA makes a program for each shape of the arrays: better few shapes
+
+
 def compiled(function):
     """`function(weights, carry, fixed)`, nests of tensors, as one XLA program for each of their shapes."""
     return tf.function(function, jit_compile=True, autograph=False)

@@ -132,6 +132,9 @@ def placed(array, piece, start):
 compiles_each_shape = False  # a kernel takes any shape
 
 
+compiles_each_shape = False  # a kernel takes any shape
+
+
 def compiled(function):
     """`function(weights, carry, fixed)` without gradients."""
     return torch.inference_mode()(function)
