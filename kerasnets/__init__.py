@@ -54,6 +54,7 @@ from kerasnets.models.encoder_decoder.bart import BART, BARTSeq2SeqLM, BARTSeque
 from kerasnets.models.encoder_decoder.mt5 import MT5, MT5Seq2SeqLM  # noqa: E402
 from kerasnets.models.encoder_decoder.t5 import T5, T5Seq2SeqLM  # noqa: E402
 from kerasnets.models.encoder_decoder.transformer import Transformer, TransformerSeq2SeqLM, WarmUp  # noqa: E402
+from kerasnets.models.encoder_decoder.transformer import Transformer, TransformerSeq2SeqLM, WarmUp  # noqa: E402
 from kerasnets.models.encoder_decoder.whisper import Whisper, WhisperSeq2SeqLM  # noqa: E402
 from kerasnets.preprocessing.tokenizer import Tokenizer  # noqa: E402
 from kerasnets.text import answer, classify, embed, fill_mask, tag  # noqa: E402
@@ -108,6 +109,9 @@ __all__ = [
     "T5",
     "T5Seq2SeqLM",
     "Tokenizer",
+    "Transformer",
+    "TransformerSeq2SeqLM",
+    "WarmUp",
     "Transformer",
     "TransformerSeq2SeqLM",
     "WarmUp",
