@@ -13,7 +13,7 @@ from kerasnets.backend import select as _select
 
 _select.choose_backend()
 
-from kerasnets import datasets, layers, losses  # noqa: E402
+from kerasnets import datasets, layers, losses, samplers  # noqa: E402
 from kerasnets.checkpoint import from_pretrained, to_pretrained  # noqa: E402
 from kerasnets.guard import guarded, set_guard  # noqa: E402
 from kerasnets.model import Model, Sequential  # noqa: E402
@@ -53,7 +53,6 @@ from kerasnets.models.encoder.roberta import (  # noqa: E402
 from kerasnets.models.encoder_decoder.bart import BART, BARTSeq2SeqLM, BARTSequenceClassifier  # noqa: E402
 from kerasnets.models.encoder_decoder.mt5 import MT5, MT5Seq2SeqLM  # noqa: E402
 from kerasnets.models.encoder_decoder.t5 import T5, T5Seq2SeqLM  # noqa: E402
-from kerasnets.models.encoder_decoder.transformer import Transformer, TransformerSeq2SeqLM, WarmUp  # noqa: E402
 from kerasnets.models.encoder_decoder.transformer import Transformer, TransformerSeq2SeqLM, WarmUp  # noqa: E402
 from kerasnets.models.encoder_decoder.whisper import Whisper, WhisperSeq2SeqLM  # noqa: E402
 from kerasnets.preprocessing.tokenizer import Tokenizer  # noqa: E402
@@ -112,9 +111,6 @@ __all__ = [
     "Transformer",
     "TransformerSeq2SeqLM",
     "WarmUp",
-    "Transformer",
-    "TransformerSeq2SeqLM",
-    "WarmUp",
     "Whisper",
     "WhisperSeq2SeqLM",
     "answer",
@@ -126,6 +122,7 @@ __all__ = [
     "guarded",
     "layers",
     "losses",
+    "samplers",
     "set_guard",
     "tag",
     "to_pretrained",

@@ -97,7 +97,7 @@ def test_learns_to_turn_a_text_around(tmp_path):
     model.save(tmp_path / "x.keras")
     again = keras.models.load_model(tmp_path / "x.keras")
     assert np.array_equal(again.generate({"input_ids": ids[:20]}, max_new_tokens=6), found)
-    assert float(again.optimizer.learning_rate) == float(model.optimizer.learning_rate) < 0.01
+    assert float(again.optimizer.learning_rate) == float(model.optimizer.learning_rate) < 0.02
 
 
 def test_warm_up():
