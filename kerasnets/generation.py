@@ -173,7 +173,7 @@ class Run:
     def steps(self):
         """New ids (B,) step by step, or explanations of them."""
         carry, shown = self.begin()
-        texts = [[] for _ in self.ids]
+        step, texts = self.program.write(self.weights, self.fixed), [[] for _ in self.ids]
         for count in range(1, self.settings.max_new_tokens + 1):
             ids, finished = (ops.convert_to_numpy(carry[name]) for name in ("token", "finished"))
             yield self.explained(ids, shown) if self.settings.explain else ids
@@ -185,7 +185,7 @@ class Run:
             taken = self.ids.shape[1] + count
             if taken >= carry["ids"].shape[1]:
                 carry = grown(carry, self.room(taken))
-            carry, shown = self.program.write(self.weights, carry, self.fixed)
+            carry, shown = step(carry)
 
     def finished_by_strings(self, texts, ids, finished):
         """The rows that have stopped, and those whose text now holds one of `stop_strings`."""
@@ -201,7 +201,7 @@ class Run:
         from kerasnets import explain
 
         names = ["model", *map(repr, (*self.processors, *self.samplers))]
-        return explain.explained(ids, dict(zip(names, map(ops.convert_to_numpy, shown), strict=True)))
+        return explain.Explanation(ids, dict(zip(names, map(ops.convert_to_numpy, shown), strict=True)))
 
 
 class Program:
@@ -219,8 +219,8 @@ class Program:
 
         self.remember = backend.compiled(stateless(lambda inputs, _: model.remember_source(inputs)))
         self.read = backend.compiled(stateless(self.first_step))
-        self.write = backend.stepped(stateless(self.step))
-        self.rest = backend.looped(stateless(lambda *arguments: self.step(*arguments)[0]), goes_on)
+        step = stateless(self.step)
+        self.write, self.rest = backend.stepped(step), backend.looped(step, goes_on)
 
     def first_step(self, carry, fixed):
         """The whole prompt: ids (B, P) → carry with one new token."""

@@ -66,7 +66,8 @@ class TopP:
     def __call__(self, logits):
         falling = -ops.sort(-logits, axis=-1)
         p = ops.softmax(falling, axis=-1)
-        stays = ops.cumsum(p, axis=-1) - p < self.p
+        before = ops.cumsum(p, axis=-1) - p
+        stays = ops.logical_or(before < self.p, ops.equal(self.p, 1.0))  # all of them, even if the sum passes 1
         last = ops.min(ops.where(stays, falling, ops.max(falling)), axis=-1, keepdims=True)
         return kept(logits, logits >= last)
 

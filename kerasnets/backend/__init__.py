@@ -7,6 +7,7 @@ and `torch.py` beside this file each define every name in `FUNCTIONS`, and only 
 import importlib
 
 FUNCTIONS = (
+    "added",
     "attention",
     "average_pool",
     "compiled",

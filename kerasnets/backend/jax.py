@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from keras import ops
 
 from kerasnets.backend import portable
-from kerasnets.backend.portable import average_pool, convolution, dense, picked, placed  # noqa: F401  XLA does these well
+from kerasnets.backend.portable import added, average_pool, convolution, dense, picked, placed  # noqa: F401  XLA does these well
 
 supports_jit_around_recurrence = True
 
@@ -203,9 +203,6 @@ def attention(query, key, value, visible, bias, scale, is_causal):
     weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
     y = weights @ v.astype(weights.dtype) / weights.sum(-1, keepdims=True)  # T · H divisions, not T · S
     return jnp.swapaxes(y, 1, 2).astype(value.dtype)
-
-
-compiles_each_shape = True  # XLA makes a program for each shape of the arrays: better few shapes
 
 
 compiles_each_shape = True  # XLA makes a program for each shape of the arrays: better few shapes

@@ -81,3 +81,8 @@ def picked(logits, labels):
 def placed(array, piece, start):
     """The array (B, S, …) with `piece` (B, T, …) at the places from `start` on."""
     return ops.slice_update(array, (0, start) + (0,) * (len(array.shape) - 2), ops.cast(piece, array.dtype))
+
+
+def added(array, places, rows):
+    """The array (V, …) with `rows` (N, …) added at `places` (N,); where a place comes again, both are added."""
+    return ops.scatter_update(array, ops.expand_dims(places, -1), rows, reduction="add")

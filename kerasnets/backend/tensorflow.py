@@ -7,7 +7,7 @@ from keras import ops
 from tensorflow.python.ops import control_flow_util
 
 from kerasnets.backend import portable
-from kerasnets.backend.portable import attention, average_pool, dense, picked, placed  # noqa: F401  TensorFlow does these well
+from kerasnets.backend.portable import added, attention, average_pool, dense, picked, placed  # noqa: F401  TensorFlow does these well
 
 supports_jit_around_recurrence = False  # in one XLA program our loops would take turns instead of running together
 
@@ -217,9 +217,6 @@ def max_pool(x, pool_size, strides, padding, data_format):
     if is_compiled and portable.are_tiles(x, pool_size, strides, padding, data_format):
         return portable.max_of_tiles(x, pool_size, data_format)
     return portable.max_pool(x, pool_size, strides, padding, data_format)
-
-
-compiles_each_shape = True  # XLA makes a program for each shape of the arrays: better few shapes
 
 
 compiles_each_shape = True  # XLA makes a program for each shape of the arrays: better few shapes

@@ -132,9 +132,6 @@ def placed(array, piece, start):
 compiles_each_shape = False  # a kernel takes any shape
 
 
-compiles_each_shape = False  # a kernel takes any shape
-
-
 def compiled(function):
     """`function(weights, carry, fixed)` without gradients."""
     return torch.inference_mode()(function)
@@ -158,3 +155,8 @@ def looped(function, goes_on):
         return carry
 
     return loop
+
+
+def added(array, places, rows):
+    """The array (V, …) with `rows` (N, …) added at `places` (N,), in its own memory."""
+    return array.index_add_(0, places, rows)
