@@ -36,6 +36,20 @@ from kerasnets.models.encoder.bert import (  # noqa: E402
     BERTSequenceClassifier,
     BERTTokenClassifier,
 )
+from kerasnets.models.encoder.deberta import (  # noqa: E402
+    DeBERTa,
+    DeBERTaMaskedLM,
+    DeBERTaQuestionAnswerer,
+    DeBERTaSequenceClassifier,
+    DeBERTaTokenClassifier,
+)
+from kerasnets.models.encoder.deberta_v2 import (  # noqa: E402
+    DeBERTaV2,
+    DeBERTaV2MaskedLM,
+    DeBERTaV2QuestionAnswerer,
+    DeBERTaV2SequenceClassifier,
+    DeBERTaV2TokenClassifier,
+)
 from kerasnets.models.encoder.layoutlm import (  # noqa: E402
     LayoutLM,
     LayoutLMMaskedLM,
@@ -76,6 +90,16 @@ __all__ = [
     "CNN",
     "ChatGLM",
     "ChatGLMCausalLM",
+    "DeBERTa",
+    "DeBERTaMaskedLM",
+    "DeBERTaQuestionAnswerer",
+    "DeBERTaSequenceClassifier",
+    "DeBERTaTokenClassifier",
+    "DeBERTaV2",
+    "DeBERTaV2MaskedLM",
+    "DeBERTaV2QuestionAnswerer",
+    "DeBERTaV2SequenceClassifier",
+    "DeBERTaV2TokenClassifier",
     "GLM",
     "GLM4",
     "GLM4CausalLM",

@@ -54,7 +54,7 @@ class Family:
     architectures: dict  # name in config.json: task
     fields: dict  # name in config.json: field of `Config`
     weights: list
-    heads: dict = dataclasses.field(default_factory=dict)  # task: rows as above, paths in the task's model
+    heads: dict = dataclasses.field(default_factory=dict)  # task, or task/variant: rows as above, in the task's model
     prefix: str = ""  # what precedes a backbone's names in the file of a task
     choices: dict = dataclasses.field(default_factory=dict)  # field of `Config`: the values that are done here
     expected: dict = dataclasses.field(default_factory=dict)  # name in config.json: the only values that are done here
@@ -98,11 +98,13 @@ class Family:
         """{name in the file: (transform, weights)} of a model."""
         if model.task == "backbone":
             return expanded(self.weights, model, "")
-        return expanded(self.weights, model.backbone, self.prefix) | expanded(self.heads.get(model.task, []), model, "")
+        heads = self.heads.get(getattr(model, "heads_key", model.task), [])
+        return expanded(self.weights, model.backbone, self.prefix) | expanded(heads, model, "")
 
     def known_heads(self, model):
         """Names of the tensors that another task's model would take."""
-        return {row[0] for task, rows in self.heads.items() if task != model.task for row in rows}
+        own = getattr(model, "heads_key", model.task)
+        return {row[0] for key, rows in self.heads.items() if key != own for row in rows}
 
 
 def expanded(table, model, prefix):
@@ -187,8 +189,8 @@ def task_of(family, values, tensors, source):
         if not isinstance(names, list) or names[0] not in known:
             raise ValueError(f"{source}: config.json has architectures {names!r}; known are {known}, or give task=.")
         return family.architectures[names[0]]
-    heads = {task: {row[0] for row in rows} for task, rows in family.heads.items() if task in family.tasks}
-    return next((task for task, names in heads.items() if names <= {*tensors.names()}), "backbone")
+    heads = [(key.split("/")[0], {row[0] for row in rows}) for key, rows in family.heads.items()]
+    return next((t for t, names in heads if t in family.tasks and names <= {*tensors.names()}), "backbone")
 
 
 def compared(model, tensors):
@@ -201,7 +203,7 @@ def compared(model, tensors):
             name = re.sub(pattern, replacement, name)
         bare = name.removeprefix(prefix)
         name = next((n for n in (name, bare, prefix + bare) if n in rows), name)
-        if any(re.fullmatch(pattern, bare) for pattern in family.ignored):
+        if name not in rows and any(re.fullmatch(pattern, bare) for pattern in family.ignored):
             continue
         if name in seen:
             errors.append(f"{tensors.label(seen[name])} and {tensors.label(original)} are the same weight")

@@ -12,7 +12,7 @@ import keras
 from keras import ops
 
 from kerasnets import layers, losses
-from kerasnets.checkpoint import expanded
+from kerasnets.checkpoint import expanded, transposed
 from kerasnets.layers import masking
 from kerasnets.layers.layer import public
 from kerasnets.model import TextModel
@@ -25,6 +25,18 @@ ACTIVATIONS = {  # as config.json names them
     "silu": keras.activations.silu,
     "swish": keras.activations.silu,
     "tanh": keras.activations.tanh,
+}
+FIELDS = {  # in config.json: in a family's `Config`
+    "vocab_size": "vocab_size",
+    "hidden_size": "hidden_size",
+    "num_hidden_layers": "num_layers",
+    "num_attention_heads": "num_heads",
+    "intermediate_size": "feedforward_size",
+    "max_position_embeddings": "max_length",
+    "hidden_act": "activation",
+    "layer_norm_eps": "epsilon",
+    "hidden_dropout_prob": "dropout",
+    "attention_probs_dropout_prob": "attention_dropout",
 }
 INPUTS = ("input_ids", "token_type_ids", "position_ids", "attention_mask")
 REGRESSION, ONE, SEVERAL = PROBLEMS = ("regression", "single_label_classification", "multi_label_classification")
@@ -222,6 +234,11 @@ class SpanCrossEntropy(losses.TokenCrossEntropy):
         return super().call(y_true, ops.swapaxes(y_pred, 1, 2))
 
 
+def without_padding(x, padding):
+    """x, zero where there is padding.   (B, T, D), (B, T) → (B, T, D)."""
+    return x if padding is None else x * ops.cast(padding, x.dtype)[:, :, None]
+
+
 def read_labels(fields, config):
     """What config.json says of the labels; their names are left out where they are only numbered."""
     names = fields.get("id2label")
@@ -248,3 +265,43 @@ def write_labels(config, values):
 def pooler_or_not(tensors, config):
     """Whether the files hold a pooler, which config.json does not say."""
     return {"has_pooler": any("pooler." in name for name in tensors.names())}
+
+
+SIZES = ("num_layers", "hidden_size", "num_heads", "feedforward_size")
+
+
+def sizes(*numbers, **changes):
+    """One line of a table of presets: the numbers of `SIZES`."""
+    return dict(zip(SIZES, numbers, strict=True)) | changes
+
+
+def layer(theirs, ours):
+    """The rows of a torch Linear."""
+    return [(f"{theirs}.weight", f"{ours}.kernel", transposed), (f"{theirs}.bias", f"{ours}.bias")]
+
+
+def norm(theirs, ours):
+    """The rows of a norm."""
+    return [(f"{theirs}.weight", f"{ours}.gamma"), (f"{theirs}.bias", f"{ours}.beta")]
+
+
+def masked_lm_rows(dense, normed, bias):
+    """The rows of a masked LM's head, whose layer, norm and bias have these names."""
+    return [*layer(dense, "head.dense"), *norm(normed, "head.norm"), (bias, "head.bias")]
+
+
+def architectures(*stems):
+    """{name in config.json: task} of the families whose classes begin with one of `stems`."""
+    tasks = {
+        "Model": "backbone",
+        "ForMaskedLM": "masked_lm",
+        "ForSequenceClassification": "sequence_classifier",
+        "ForTokenClassification": "token_classifier",
+        "ForQuestionAnswering": "question_answerer",
+    }
+    return {stem + name: task for stem in stems for name, task in tasks.items()}
+
+
+def tasks(*classes):
+    """{task: class} of a family's five classes."""
+    return dict(zip(architectures("").values(), classes, strict=True))

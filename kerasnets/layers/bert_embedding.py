@@ -17,7 +17,8 @@ class BERTEmbedding(Layer):
     """y = norm(E[i] + S[s] + P[t]), i the token's id, s its segment, t its position.   (B, T) three times → (B, T, D).
 
     E: token_embedding (V, D), S: segment_embedding (num_segments, D), P: position_embedding (max_length, D).
-    Segments are 0 and positions 0, 1, 2, … unless given. `others` (B, T, D) is added too, before the norm.
+    Segments are 0 and positions 0, 1, 2, … unless given. With num_segments 0 there is no S, with max_length None no P.
+    `others` (B, T, D) is added too, before the norm.
     Raises `ValueError` for a text longer than the table P, and for an id, a segment or a position outside its table.
     """
 
@@ -25,8 +26,9 @@ class BERTEmbedding(Layer):
     def __init__(self, vocab_size, hidden_size, max_length=512, num_segments=2, dropout=0.0, epsilon=1e-12,
                  embeddings_initializer="uniform", **kwargs):
         # fmt: on
-        for name in ("vocab_size", "hidden_size", "max_length", "num_segments"):
-            positive_integer(name, locals()[name])
+        sizes = {"vocab_size": vocab_size, "hidden_size": hidden_size, "max_length": max_length or 1}
+        for name, size in {**sizes, "num_segments": num_segments or 1}.items():
+            positive_integer(name, size)
         super().__init__(**kwargs)
         self.set_arguments({name: value for name, value in locals().items() if name != "dropout"})
         self.token_embedding = self.table("token_embedding", vocab_size)
@@ -38,24 +40,30 @@ class BERTEmbedding(Layer):
 
     def table(self, name, size):
         initializer = anew(self.embeddings_initializer)
-        return Embedding(size, self.hidden_size, initializer, name=name, dtype=self.dtype_policy)
+        return Embedding(size, self.hidden_size, initializer, name=name, dtype=self.dtype_policy) if size else None
 
     def build(self, *_):
-        for layer in (self.token_embedding, self.segment_embedding, self.position_embedding):
-            layer.build()
+        for table in (self.token_embedding, self.segment_embedding, self.position_embedding):
+            if table:
+                table.build()
         self.norm.build((None, None, self.hidden_size))
 
     def call(self, input_ids, segments=None, positions=None, others=None):
-        length = input_ids.shape[1]
-        if length is not None and length > self.max_length:
-            raise ValueError(f"Layer {self.name!r} has {self.max_length} positions; received {length} tokens.")
-        positions = ops.arange(ops.shape(input_ids)[1])[None] if positions is None else positions
-        segment = self.first_segment() if segments is None else self.segment_embedding(segments)
-        x = self.token_embedding(input_ids) + segment + self.position_embedding(positions)
+        x = self.token_embedding(input_ids)
+        if self.segment_embedding:
+            x = x + (self.first_segment() if segments is None else self.segment_embedding(segments))
+        if self.position_embedding:
+            x = x + self.position_embedding(self.places(input_ids) if positions is None else positions)
         return self.dropout(self.norm(x if others is None else x + others))
 
     def first_segment(self):
         return ops.cast(self.segment_embedding.embeddings[0], self.compute_dtype)
+
+    def places(self, input_ids):
+        length = input_ids.shape[1]
+        if length is not None and length > self.max_length:
+            raise ValueError(f"Layer {self.name!r} has {self.max_length} positions; received {length} tokens.")
+        return ops.arange(ops.shape(input_ids)[1])[None]
 
     def compute_output_shape(self, input_shape, *_, **__):
         return (*input_shape, self.hidden_size)

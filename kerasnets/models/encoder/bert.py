@@ -12,20 +12,9 @@ import dataclasses
 
 import keras
 
-from kerasnets import layers
-from kerasnets.checkpoint import Family, transposed
-from kerasnets.encoder import (
-    ACTIVATIONS,
-    Encoder,
-    MaskedLM,
-    QuestionAnswerer,
-    SequenceClassifier,
-    TaskConfig,
-    TokenClassifier,
-    pooler_or_not,
-    read_labels,
-    write_labels,
-)
+from kerasnets import encoder, layers
+from kerasnets.checkpoint import Family
+from kerasnets.encoder import ACTIVATIONS, layer, masked_lm_rows, norm, sizes
 from kerasnets.fields import told_by_tensors
 from kerasnets.layers import masking
 from kerasnets.layers.attention import attention, merge_heads, split_heads
@@ -33,7 +22,7 @@ from kerasnets.layers.layer import Layer, public
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(TaskConfig):
+class Config(encoder.TaskConfig):
     vocab_size: int = 30522
     hidden_size: int = 768
     num_layers: int = 12
@@ -49,14 +38,6 @@ class Config(TaskConfig):
     bos_token_id: int | None = None
     eos_token_id: tuple = ()
     pad_token_id: int | None = 0
-
-
-SIZES = ("num_layers", "hidden_size", "num_heads", "feedforward_size")
-
-
-def sizes(*numbers, **changes):
-    """One line of a table of presets: the numbers of `SIZES`."""
-    return dict(zip(SIZES, numbers, strict=True)) | changes
 
 
 PRESETS = {
@@ -107,7 +88,7 @@ class BERTBlock(Layer):
 
 
 @public
-class BERT(Encoder):
+class BERT(encoder.Encoder):
     """The backbone: ids (B, T) → hidden states (B, T, D). `model.pooler(hidden)` is the text's vector (B, D)."""
 
     Config, presets = Config, PRESETS
@@ -138,60 +119,37 @@ class BERT(Encoder):
 
 
 @public
-class BERTMaskedLM(MaskedLM):
+class BERTMaskedLM(encoder.MaskedLM):
     """BERT that fills in hidden words: ids (B, T) → logits (B, T, V)."""
 
     Backbone = BERT
 
 
 @public
-class BERTSequenceClassifier(SequenceClassifier):
+class BERTSequenceClassifier(encoder.SequenceClassifier):
     """BERT that says of which kind a text, or a pair of texts, is: ids (B, T) → logits (B, labels)."""
 
     Backbone = BERT
 
 
 @public
-class BERTTokenClassifier(TokenClassifier):
+class BERTTokenClassifier(encoder.TokenClassifier):
     """BERT that says of which kind each token is: ids (B, T) → logits (B, T, labels)."""
 
     Backbone = BERT
 
 
 @public
-class BERTQuestionAnswerer(QuestionAnswerer):
+class BERTQuestionAnswerer(encoder.QuestionAnswerer):
     """BERT that finds the answer in a text: ids (B, T) → logits (B, T, 2) of its first and its last token."""
 
     Backbone = BERT
 
 
-FIELDS = {  # in config.json: in `Config`
-    "vocab_size": "vocab_size",
-    "hidden_size": "hidden_size",
-    "num_hidden_layers": "num_layers",
-    "num_attention_heads": "num_heads",
-    "intermediate_size": "feedforward_size",
-    "max_position_embeddings": "max_length",
-    "type_vocab_size": "num_segments",
-    "hidden_act": "activation",
-    "layer_norm_eps": "epsilon",
-    "hidden_dropout_prob": "dropout",
-    "attention_probs_dropout_prob": "attention_dropout",
-    "classifier_dropout": "classifier_dropout",
-}
-
-
-def layer(theirs, ours):
-    """The rows of a torch Linear."""
-    return [(f"{theirs}.weight", f"{ours}.kernel", transposed), (f"{theirs}.bias", f"{ours}.bias")]
-
-
-def norm(theirs, ours):
-    """The rows of a norm."""
-    return [(f"{theirs}.weight", f"{ours}.gamma"), (f"{theirs}.bias", f"{ours}.beta")]
-
+FIELDS = encoder.FIELDS | {"type_vocab_size": "num_segments", "classifier_dropout": "classifier_dropout"}
 
 BLOCK, OURS = "encoder.layer.{i}.", "blocks.{i}."
+CLS = "cls.predictions."
 POOLER = layer("pooler.dense", "pooler.dense")
 WEIGHTS = [  # in the file, in the model
     ("embeddings.word_embeddings.weight", "embedding.token_embedding.embeddings"),
@@ -213,11 +171,7 @@ WEIGHTS = [  # in the file, in the model
 def heads(prefix):
     """The rows of the tasks. A classifier reads the pooler too, which the files of the other tasks may hold unread."""
     return {
-        "masked_lm": [
-            *layer("cls.predictions.transform.dense", "head.dense"),
-            *norm("cls.predictions.transform.LayerNorm", "head.norm"),
-            ("cls.predictions.bias", "head.bias"),
-        ],
+        "masked_lm": masked_lm_rows(CLS + "transform.dense", CLS + "transform.LayerNorm", CLS + "bias"),
         "sequence_classifier": [
             *((prefix + theirs, "backbone." + ours, *how) for theirs, ours, *how in POOLER),
             *layer("classifier", "head"),
@@ -236,19 +190,15 @@ COMMON = dict(
               "pooler_num_fc_layers", "pooler_size_per_head", "pooler_type"),
     ignored=(r"embeddings\.position_ids", r"cls\.seq_relationship\.(weight|bias)"),
     renamed=((r"LayerNorm\.gamma$", "LayerNorm.weight"), (r"LayerNorm\.beta$", "LayerNorm.bias")),
-    read=read_labels,
-    write=write_labels,
-    look=pooler_or_not,
+    read=encoder.read_labels,
+    write=encoder.write_labels,
+    look=encoder.pooler_or_not,
 )  # fmt: skip
 
 FAMILY = Family(
     model_types=("bert",),
-    tasks={"backbone": BERT, "masked_lm": BERTMaskedLM, "sequence_classifier": BERTSequenceClassifier,
-           "token_classifier": BERTTokenClassifier, "question_answerer": BERTQuestionAnswerer},
-    architectures={"BertModel": "backbone", "BertForMaskedLM": "masked_lm", "BertForPreTraining": "masked_lm",
-                   "BertForSequenceClassification": "sequence_classifier",
-                   "BertForTokenClassification": "token_classifier",
-                   "BertForQuestionAnswering": "question_answerer"},
+    tasks=encoder.tasks(BERT, BERTMaskedLM, BERTSequenceClassifier, BERTTokenClassifier, BERTQuestionAnswerer),
+    architectures=encoder.architectures("Bert") | {"BertForPreTraining": "masked_lm"},
     fields=FIELDS,
     weights=WEIGHTS,
     heads=heads("bert."),

@@ -11,12 +11,12 @@ import dataclasses
 import numpy as np
 from keras import ops
 
-from kerasnets import guard
+from kerasnets import encoder, guard
 from kerasnets.checkpoint import Family
-from kerasnets.encoder import MaskedLM, QuestionAnswerer, SequenceClassifier, TokenClassifier
+from kerasnets.encoder import sizes
 from kerasnets.layers.layer import Layer, public
 from kerasnets.models.encoder import bert
-from kerasnets.models.encoder.bert import COMMON, FIELDS, WEIGHTS, sizes
+from kerasnets.models.encoder.bert import COMMON, FIELDS, WEIGHTS
 
 PAGE = 1000  # a page's width and its height, in the units of a box
 
@@ -90,28 +90,28 @@ def check_boxes(bbox, input_ids):
 
 
 @public
-class LayoutLMMaskedLM(MaskedLM):
+class LayoutLMMaskedLM(encoder.MaskedLM):
     """LayoutLM that fills in hidden words whose places are seen: ids (B, T) → logits (B, T, V)."""
 
     Backbone = LayoutLM
 
 
 @public
-class LayoutLMSequenceClassifier(SequenceClassifier):
+class LayoutLMSequenceClassifier(encoder.SequenceClassifier):
     """LayoutLM that says of which kind a page is: ids (B, T) → logits (B, labels)."""
 
     Backbone = LayoutLM
 
 
 @public
-class LayoutLMTokenClassifier(TokenClassifier):
+class LayoutLMTokenClassifier(encoder.TokenClassifier):
     """LayoutLM that says what each word of a page is, as a heading or an answer: ids (B, T) → logits (B, T, labels)."""
 
     Backbone = LayoutLM
 
 
 @public
-class LayoutLMQuestionAnswerer(QuestionAnswerer):
+class LayoutLMQuestionAnswerer(encoder.QuestionAnswerer):
     """LayoutLM that finds the answer on a page: ids (B, T) → logits (B, T, 2) of its first and its last token."""
 
     Backbone = LayoutLM
@@ -121,12 +121,9 @@ TABLES = {"x": "across", "y": "down", "h": "height", "w": "width"}
 
 FAMILY = Family(
     model_types=("layoutlm",),
-    tasks={"backbone": LayoutLM, "masked_lm": LayoutLMMaskedLM, "sequence_classifier": LayoutLMSequenceClassifier,
-           "token_classifier": LayoutLMTokenClassifier, "question_answerer": LayoutLMQuestionAnswerer},
-    architectures={"LayoutLMModel": "backbone", "LayoutLMForMaskedLM": "masked_lm",
-                   "LayoutLMForSequenceClassification": "sequence_classifier",
-                   "LayoutLMForTokenClassification": "token_classifier",
-                   "LayoutLMForQuestionAnswering": "question_answerer"},
+    tasks=encoder.tasks(LayoutLM, LayoutLMMaskedLM, LayoutLMSequenceClassifier, LayoutLMTokenClassifier,
+                        LayoutLMQuestionAnswerer),
+    architectures=encoder.architectures("LayoutLM"),
     fields=FIELDS | {"max_2d_position_embeddings": "max_places"},
     weights=WEIGHTS + [(f"embeddings.{theirs}_position_embeddings.weight", f"box_embedding.{ours}")
                        for theirs, ours in TABLES.items()],

@@ -11,12 +11,12 @@ import dataclasses
 
 from keras import ops
 
-from kerasnets import layers
+from kerasnets import encoder, layers
 from kerasnets.checkpoint import Family
-from kerasnets.encoder import MaskedLM, QuestionAnswerer, SequenceClassifier, TokenClassifier, read_labels, write_labels
+from kerasnets.encoder import layer, masked_lm_rows, read_labels, sizes, write_labels
 from kerasnets.layers.layer import public
 from kerasnets.models.encoder import bert
-from kerasnets.models.encoder.bert import COMMON, FIELDS, POOLER, WEIGHTS, layer, norm, sizes
+from kerasnets.models.encoder.bert import COMMON, FIELDS, POOLER, WEIGHTS
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,7 +56,7 @@ class RoBERTa(bert.BERT):
 
 
 @public
-class RoBERTaMaskedLM(MaskedLM):
+class RoBERTaMaskedLM(encoder.MaskedLM):
     """RoBERTa that fills in hidden words: ids (B, T) → logits (B, T, V)."""
 
     Backbone = RoBERTa
@@ -68,7 +68,7 @@ class RoBERTaMaskedLM(MaskedLM):
 
 
 @public
-class RoBERTaSequenceClassifier(SequenceClassifier):
+class RoBERTaSequenceClassifier(encoder.SequenceClassifier):
     """RoBERTa that says of which kind a text, or a pair of texts, is: ids (B, T) → logits (B, labels)."""
 
     Backbone, reads_pooler = RoBERTa, False
@@ -82,14 +82,14 @@ class RoBERTaSequenceClassifier(SequenceClassifier):
 
 
 @public
-class RoBERTaTokenClassifier(TokenClassifier):
+class RoBERTaTokenClassifier(encoder.TokenClassifier):
     """RoBERTa that says of which kind each token is: ids (B, T) → logits (B, T, labels)."""
 
     Backbone = RoBERTa
 
 
 @public
-class RoBERTaQuestionAnswerer(QuestionAnswerer):
+class RoBERTaQuestionAnswerer(encoder.QuestionAnswerer):
     """RoBERTa that finds the answer in a text: ids (B, T) → logits (B, T, 2) of its first and its last token."""
 
     Backbone = RoBERTa
@@ -118,11 +118,7 @@ def write(config, values):
 
 KNOWN = [("roberta." + theirs, "backbone." + ours, *how) for theirs, ours, *how in POOLER]
 HEADS = {
-    "masked_lm": [
-        *layer("lm_head.dense", "head.dense"),
-        *norm("lm_head.layer_norm", "head.norm"),
-        ("lm_head.bias", "head.bias"),
-    ],
+    "masked_lm": masked_lm_rows("lm_head.dense", "lm_head.layer_norm", "lm_head.bias"),
     "sequence_classifier": [
         *layer("classifier.dense", "pooler.dense"),
         *layer("classifier.out_proj", "head"),
@@ -131,14 +127,12 @@ HEADS = {
     "question_answerer": layer("qa_outputs", "head"),
     "unread": KNOWN,
 }
-NAMES = {"Model": "backbone", "ForMaskedLM": "masked_lm", "ForSequenceClassification": "sequence_classifier",
-         "ForTokenClassification": "token_classifier", "ForQuestionAnswering": "question_answerer"}  # fmt: skip
 
 FAMILY = Family(
     model_types=("roberta", "xlm-roberta"),
-    tasks={"backbone": RoBERTa, "masked_lm": RoBERTaMaskedLM, "sequence_classifier": RoBERTaSequenceClassifier,
-           "token_classifier": RoBERTaTokenClassifier, "question_answerer": RoBERTaQuestionAnswerer},
-    architectures={stem + name: task for stem in ("Roberta", "XLMRoberta") for name, task in NAMES.items()},
+    tasks=encoder.tasks(RoBERTa, RoBERTaMaskedLM, RoBERTaSequenceClassifier, RoBERTaTokenClassifier,
+                        RoBERTaQuestionAnswerer),
+    architectures=encoder.architectures("Roberta", "XLMRoberta"),
     fields=FIELDS,
     weights=WEIGHTS,
     heads=HEADS,

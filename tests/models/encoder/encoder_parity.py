@@ -51,24 +51,22 @@ def outputs_of(reference, batch):
 
 
 def states_of(model, batch):
-    """What goes into the first block and what comes out of each."""
+    """What goes into each block, and what the backbone returns."""
     seen = []
     backbone = getattr(model, "backbone", model)
     for block in backbone.blocks:
 
         def recording(x, *args, _call=block.call, **kwargs):
-            y = _call(x, *args, **kwargs)
-            seen.extend([to_numpy(x)] if not seen else [])
-            seen.append(to_numpy(y))
-            return y
+            seen.append(to_numpy(x))
+            return _call(x, *args, **kwargs)
 
         object.__setattr__(block, "call", recording)
     try:
-        backbone({name: array for name, array in batch.items() if name in backbone.inputs_taken})
+        last = backbone({name: array for name, array in batch.items() if name in backbone.inputs_taken})
     finally:
         for block in backbone.blocks:
             object.__delattr__(block, "call")
-    return seen
+    return [*seen, to_numpy(last)]
 
 
 def real(array, batch):
