@@ -25,6 +25,7 @@ FUNCTIONS = (
     "settled",
     "supports_jit_around_recurrence",
     "whole",
+    "whole_gradient",
 )
 
 

@@ -48,6 +48,25 @@ def whole_jvp(x, dx):
     return whole(*x), dx[0]
 
 
+@jax.custom_jvp
+def whole_gradient(x):
+    """x, whose gradient is computed as one array before anything is made of it.
+
+    A gradient runs down a residual stream from norm to norm, and XLA on a CPU merges what makes it into every use of
+    it: each layer's weights would compute the way back through all later norms again. The branch is as in `whole`.
+    """
+    return x
+
+
+@whole_gradient.defjvp
+def whole_gradient_jvp(primals, tangents):
+    (x,), (dx,) = primals, tangents
+    if jax.default_backend() != "cpu" or 0 in x.shape:
+        return x, dx
+    odd = jnp.isnan(x[(0,) * x.ndim])
+    return x, jax.lax.cond(odd, lambda dx: dx * odd.astype(dx.dtype), lambda dx: dx, dx)  # times 1, and XLA can't know
+
+
 def recurrence(cell, sequences, states, mask=None, return_sequences=True, return_states=True, training=True):
     """Run `cell` over (B, T, D); returns the outputs (B, T, U), or the last one (B, U), and the last states.
 

@@ -37,6 +37,11 @@ def whole(x):
     return tf.cond(tf.math.is_nan(first), lambda: tf.maximum(x, x - 1), lambda: tf.identity(x))
 
 
+def whole_gradient(x):
+    """x: only XLA as JAX calls it needs to be told (see `jax.py`)."""
+    return x
+
+
 def recurrence(cell, sequences, states, mask=None, return_sequences=True, return_states=True, training=True):
     """Run `cell` over (B, T, D); returns the outputs (B, T, U), or the last one (B, U), and the last states.
 

@@ -8,6 +8,7 @@ import keras
 from keras import ops
 from keras.layers import InputSpec
 
+from kerasnets import backend
 from kerasnets.layers.layer import Layer, public
 
 
@@ -82,6 +83,7 @@ class LayerNormalization(Normalization):
             self.beta = self.make_weight("beta", shape, autocast=False)
 
     def call(self, inputs):
+        inputs = backend.whole_gradient(inputs)
         rank = len(inputs.shape)
         positions = sorted(axis % rank for axis in self.axes)
         if self.rms_scaling or positions == list(range(rank - len(positions), rank)):
@@ -116,4 +118,4 @@ class RMSNormalization(Normalization):
         self.scale = self.make_weight("scale", shape, initializer="ones")
 
     def call(self, x):
-        return ops.rms_normalization(x, scale=self.scale, axis=self.axes, epsilon=self.epsilon)
+        return ops.rms_normalization(backend.whole_gradient(x), scale=self.scale, axis=self.axes, epsilon=self.epsilon)
