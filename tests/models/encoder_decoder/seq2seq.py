@@ -55,24 +55,21 @@ def on_the_left(ids, lengths):
     return np.stack(rows), (np.arange(size) >= size - np.array(lengths)[:, None]).astype("int32")
 
 
-def assert_padding_changes_nothing(model, inputs):
-    """Sources and targets padded on the right or on the left give at their real tokens what they give alone."""
+def assert_padding_changes_nothing(model, inputs, row=2):
+    """A source and a target padded on the right or on the left give at their real tokens what they give alone."""
     lengths = (5, 8, 3)
     targets = inputs["decoder_input_ids"]
     right = {**inputs, "decoder_attention_mask": (np.arange(targets.shape[1]) < np.array(lengths)[:, None]) * 1}
     left = dict(right)
     left["decoder_input_ids"], left["decoder_attention_mask"] = on_the_left(targets, lengths)
+    alone = {name: value[row : row + 1] for name, value in inputs.items() if name != "attention_mask"}
+    alone["decoder_input_ids"] = alone["decoder_input_ids"][:, : lengths[row]]
     if "attention_mask" in inputs:
         left["input_ids"], left["attention_mask"] = on_the_left(inputs["input_ids"], LENGTHS)
-    for i, length in enumerate(lengths):
-        alone = {name: value[i : i + 1] for name, value in inputs.items() if name != "attention_mask"}
-        if "attention_mask" in inputs:
-            alone["input_ids"] = alone["input_ids"][:, : LENGTHS[i]]
-        alone["decoder_input_ids"] = alone["decoder_input_ids"][:, :length]
-        expected = to_numpy(model(alone))[0]
-        for padded in (right, left):
-            found = to_numpy(model(padded))[i]
-            assert_close(found[padded["decoder_attention_mask"][i] == 1], expected)
+        alone["input_ids"] = alone["input_ids"][:, : LENGTHS[row]]
+    expected = to_numpy(model(alone))[0]
+    for padded in (right, left):
+        assert_close(to_numpy(model(padded))[row][padded["decoder_attention_mask"][row] == 1], expected)
 
 
 def assert_cache_changes_nothing(model, inputs, prompt=3):

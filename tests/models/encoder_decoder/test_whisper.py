@@ -83,7 +83,7 @@ def test_positions_are_given_not_learned():
 
 
 def test_trains():
-    seq2seq.assert_trains(kn.WhisperSeq2SeqLM(**SMALL), some_inputs(), 3, VOCAB)
+    seq2seq.assert_trains(kn.WhisperSeq2SeqLM(**{**SMALL, "num_layers": 1}), some_inputs(), 3, VOCAB)
 
 
 @pytest.mark.parametrize("shape", [(3, MELS, 2 * LENGTH + 1), (3, MELS + 1, 2 * LENGTH), (3, 2 * LENGTH)])
@@ -111,7 +111,7 @@ def test_refuses(change, message, tmp_path):
 
 def test_presets_have_the_published_sizes():
     assert len(kn.Whisper.presets) == 12
-    model = kn.Whisper.from_preset("whisper-tiny", num_layers=1)
+    model = kn.Whisper.from_preset("whisper-tiny", num_layers=1, vocab_size=100)
     attention, wide = 4 * 384**2 + 3 * 384, 2 * 384 * 1536 + 384 + 1536
-    front = 3 * 80 * 384 + 3 * 384**2 + 2 * 384 + (1500 + 448 + 51865) * 384
+    front = 3 * 80 * 384 + 3 * 384**2 + 2 * 384 + (1500 + 448 + 100) * 384
     assert model.count_params() == front + 3 * attention + 2 * wide + 7 * 2 * 384
