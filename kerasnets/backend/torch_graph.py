@@ -103,7 +103,8 @@ def cut_products(graph, parts):
         *bias, x, kernel = node.args
         (rows, depth), width = shape_of(x), shape_of(kernel)[1]
         strides = kernel.meta["val"].stride()
-        if parts < 2 or rows > 1 or node.kwargs or kernel.meta["val"].device.type != "cpu":
+        is_small = depth * width <= 2**18  # 1 MB, which is there before a second thread is awake
+        if is_small or parts < 2 or rows > 1 or node.kwargs or kernel.meta["val"].device.type != "cpu":
             continue
         with graph.inserting_before(node):
             call = graph.call_function
