@@ -14,6 +14,8 @@ import numpy as np
 from kerasnets.fields import refuse
 
 PART = 1 / 16  # of a mapped file may be read before it is mapped anew, since what was read stays in memory
+OF_TARGETS = ("decoder_start_token_id", "forced_bos_token_id", "forced_eos_token_id")
+OF_TARGETS += ("suppress_tokens", "begin_suppress_tokens", "forced_decoder_ids")
 
 
 def opened(source):
@@ -27,6 +29,8 @@ def opened(source):
     if (path / "generation_config.json").exists():
         extra = read_json(within(path, "generation_config.json"))
         values["eos_token_id"] = all_ends(values.get("eos_token_id"), extra.get("eos_token_id"))
+        if values.get("is_encoder_decoder"):  # newer files say only here how a target is to be written
+            values |= {name: extra[name] for name in OF_TARGETS if values.get(name) is None and name in extra}
     return values, tensors_of(path)
 
 

@@ -43,12 +43,16 @@ def test_agrees_with_transformers(variant, tmp_path):
     seq2seq.check(reference(**changes), tmp_path, some_inputs(changes.get("num_mel_bins", MELS)))
 
 
-def test_tokens_that_are_not_to_be_written(tmp_path):
-    theirs = reference(forced_decoder_ids=[[1, 7], [2, None]])
-    theirs.config.save_pretrained(tmp_path)  # without generation_config.json, as older files
-    theirs.save_pretrained(tmp_path / "tensors")
-    (tmp_path / "tensors" / "config.json").write_text((tmp_path / "config.json").read_text())
-    config = kn.from_pretrained(tmp_path / "tensors").config
+@pytest.mark.parametrize("file", ["config.json", "generation_config.json"])
+def test_tokens_that_are_not_to_be_written(file, tmp_path):
+    """Older files say it in config.json, newer ones beside it."""
+    lists = {"suppress_tokens": [8, 9], "begin_suppress_tokens": [5, 6], "forced_decoder_ids": [[1, 7], [2, None]]}
+    reference().save_pretrained(tmp_path)
+    for name in ("config.json", "generation_config.json"):
+        values = json.loads((tmp_path / name).read_text())
+        values = {key: value for key, value in values.items() if key not in lists} | (lists if name == file else {})
+        (tmp_path / name).write_text(json.dumps(values))
+    config = kn.from_pretrained(tmp_path).config
     assert (config.suppress_tokens, config.begin_suppress_tokens) == ((8, 9), (5, 6))
     assert config.forced_decoder_ids == ((1, 7), (2, None))
 
