@@ -26,11 +26,12 @@ class BERTEmbedding(Layer):
     def __init__(self, vocab_size, hidden_size, max_length=512, num_segments=2, dropout=0.0, epsilon=1e-12,
                  embeddings_initializer="uniform", **kwargs):
         # fmt: on
-        sizes = {"vocab_size": vocab_size, "hidden_size": hidden_size, "max_length": max_length or 1}
-        for name, size in {**sizes, "num_segments": num_segments or 1}.items():
-            positive_integer(name, size)
         super().__init__(**kwargs)
         self.set_arguments({name: value for name, value in locals().items() if name != "dropout"})
+        positive_integer("vocab_size", vocab_size)
+        positive_integer("hidden_size", hidden_size)
+        positive_integer("max_length", max_length or 1)
+        positive_integer("num_segments", num_segments or 1)
         self.token_embedding = self.table("token_embedding", vocab_size)
         self.segment_embedding = self.table("segment_embedding", num_segments)
         self.position_embedding = self.table("position_embedding", max_length)

@@ -90,15 +90,15 @@ def check(theirs, folder, batch):
 
 
 def check_padding(model, batch):
-    """Rows padded on the left, and alone, give at their real tokens what they give padded on the right."""
-    expected = to_numpy(model(batch))
-    left = {name: array.copy() for name, array in batch.items()}
-    for row, count in enumerate(batch["attention_mask"].sum(1)):
-        for name, array in batch.items():
-            left[name][row] = np.roll(array[row], -count, axis=0)
-        alone = to_numpy(model({name: array[row : row + 1, :count] for name, array in batch.items()}))[0]
-        assert_close(expected[row, :count] if expected.ndim == 3 else expected[row], alone)
+    """Rows padded on the left, and one alone, give at their real tokens what they give padded on the right."""
+    expected, counts = to_numpy(model(batch)), batch["attention_mask"].sum(1)
+    left = {
+        name: np.stack([np.roll(row, -n, axis=0) for row, n in zip(a, counts, strict=True)])
+        for name, a in batch.items()
+    }
     assert_close(real(model(left), left), real(expected, batch))
+    alone = to_numpy(model({name: array[1:2, : counts[1]] for name, array in batch.items()}))[0]
+    assert_close(expected[1, : counts[1]] if expected.ndim == 3 else expected[1], alone)
     nothing = {**batch, "attention_mask": batch["attention_mask"] * np.array([[1], [0], [1]])}
     assert np.isfinite(to_numpy(model(nothing))).all()
 

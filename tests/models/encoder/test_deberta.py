@@ -85,7 +85,7 @@ def test_configs_that_cannot_be_followed_are_refused(changes, tmp_path):
 
 def test_scores_are_the_three_terms():
     """As the paper writes them, one query and one key at a time."""
-    model, ids = kn.DeBERTa(**SMALL), parity.some_ids(VOCAB, 1, 5)
+    model, ids = kn.DeBERTa(**SMALL | {"num_layers": 1}), parity.some_ids(VOCAB, 1, 5)
     for weight in model.weights:
         weight.assign(np.random.default_rng(len(weight.shape)).normal(size=weight.shape) * 0.3)
     attention, x = model.blocks[0].attention, model.embedding(ids)
@@ -102,12 +102,8 @@ def test_scores_are_the_three_terms():
     parity.assert_close(y, parity.to_numpy(attention.out(expected.reshape(1, 5, 32).astype("float32"))))
 
 
-def test_trains():
-    batch = check.batch_of(VOCAB, 0)
-    check.check_trains(kn.DeBERTaSequenceClassifier(**SMALL, num_labels=3), batch, np.array([0, 2, 1]))
-
-
 def test_presets_have_the_published_sizes():
-    model = kn.DeBERTa.from_preset("deberta-base", num_layers=1)
+    model = kn.DeBERTa.from_preset("deberta-base", num_layers=1, vocab_size=100)
     block = 4 * 768 * 768 + 3 * 768 + (2 * 768 + 1) * 768 + 2 * 768 * 3072 + 3072 + 768 + 4 * 768
-    assert model.count_params() == (50265 + 1024 + 2) * 768 + block
+    assert model.count_params() == (100 + 1024 + 2) * 768 + block
+    assert kn.DeBERTa.Config().vocab_size == 50265

@@ -86,15 +86,15 @@ def test_configs_that_cannot_be_followed_are_refused(changes, tmp_path):
         kn.from_pretrained(tmp_path)
 
 
-def test_trains_and_refuses_what_is_too_long():
-    model, batch = kn.RoBERTaSequenceClassifier(**SMALL, num_labels=3), check.batch_of(VOCAB, 1, pad=PAD)
-    check.check_trains(model, batch, np.array([0, 2, 1]))
+def test_refuses_what_is_too_long():
+    model = kn.RoBERTaSequenceClassifier(**SMALL, num_labels=3)
     with pytest.raises(ValueError, match="at most 24 tokens"):
         model(np.full((1, 25), 5, "int32"))
 
 
 def test_presets_have_the_published_sizes():
-    model = kn.RoBERTa.from_preset("roberta-base", num_layers=1)
+    model = kn.RoBERTa.from_preset("roberta-base", num_layers=1, vocab_size=100)
     block = 4 * (768 * 768 + 768) + 2 * 768 * 3072 + 3072 + 768 + 4 * 768
-    assert model.count_params() == (50265 + 514 + 1 + 2) * 768 + block + 768 * 769
+    assert model.count_params() == (100 + 514 + 1 + 2) * 768 + block + 768 * 769
+    assert kn.RoBERTa.Config().vocab_size == 50265
     assert kn.RoBERTa.presets["xlm-roberta-large"]["vocab_size"] == 250002
