@@ -1,5 +1,6 @@
 """`generate` and `stream`: transformers' ids for every family and padding side, the same numbers as without a cache."""
 
+import contextlib
 import dataclasses
 
 import keras
@@ -87,6 +88,33 @@ def test_cached_is_uncached(name):
         expected = parity.to_numpy(model(whole))[0, len(row) - 1 : -1]
         parity.assert_close(found, expected)
         assert (expected.argmax(-1) == new).all()
+
+
+@pytest.mark.parametrize("name", ["GPT2CausalLM", "LLaMACausalLM"])
+def test_large_products_are_cut_right(name):
+    """On torch, kernels of more than a megabyte are multiplied in parts, with a bias and without, transposed or not."""
+    model = small(name, num_layers=1, hidden_size=512, head_size=128, feedforward_size=1024, vocab_size=1024, tied=True)
+    with threads(2):
+        steps = list(model.stream(np.full((1, 3), 7), max_new_tokens=4, stop_tokens=(), explain=True))
+        whole = np.concatenate([np.full((1, 3), 7), [[int(step.ids[0]) for step in steps]]], axis=1)
+        expected = parity.to_numpy(model(whole))[0, 2:-1]
+    parity.assert_close(np.concatenate([step.logits for step in steps]), expected)
+
+
+@contextlib.contextmanager
+def threads(count):
+    """Within this, torch has so many threads, where it is the backend."""
+    if keras.config.backend() != "torch":
+        yield
+        return
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_batch_of_eight_lengths_is_one_by_one(gpt2):

@@ -18,6 +18,13 @@ from torch.utils import _pytree
 
 aten = torch.ops.aten
 HANDS_ON = {aten.alias.default, aten.detach.default, aten.lift_fresh_copy.default}
+VIEWS = {aten.view.default, aten._unsafe_view.default}
+# The same kernels by the names of torch's own module, which take 1 µs less a call to reach.
+DIRECT = {getattr(getattr(aten, name), kind): getattr(torch, name) for name, kind in (
+    ("add", "Tensor"), ("bmm", "default"), ("cat", "default"), ("mean", "dim"), ("mm", "default"), ("mul", "Tensor"),
+    ("pow", "Tensor_Scalar"), ("rsqrt", "default"), ("sub", "Tensor"), ("sum", "dim_IntList"), ("transpose", "int"),
+    ("unsqueeze", "default"))}  # fmt: skip
+DIRECT |= {view: torch.Tensor.view for view in VIEWS}
 
 
 class Step:
@@ -64,10 +71,13 @@ class Step:
         with torch.inference_mode(False), torch.no_grad():
             leaves = [leaf.clone() if leaf.is_inference() else leaf for leaf in leaves]
             module = make_fx(torch.func.functionalize(flat, remove="mutations"))(*leaves)
+        give_back(module.graph)
         shorten(module.graph)
         cut_products(module.graph, torch.get_num_threads())
         shorten(module.graph)
         write_in_place(module.graph)
+        for node in module.graph.nodes:
+            node.target = DIRECT.get(node.target, node.target)
         return *parted(module, len(leaves) - len(carry)), spec_of_result
 
 
@@ -75,8 +85,19 @@ def shapes_of(leaves):
     return tuple((leaf.shape, leaf.dtype) for leaf in leaves)
 
 
+def give_back(graph):
+    """What a kernel of torch's own still writes into its input is given back instead, so that equal calls are equal."""
+    for node in graph.nodes:
+        if node.op == "call_function" and hasattr(node.target, "_schema") and node.target._schema.is_mutable:
+            name, kind = node.target._schema.name.removeprefix("aten::"), node.target._overloadname
+            node.target, source = getattr(getattr(aten, name.removesuffix("_")), kind), node.args[0]
+            for user in list(source.users):
+                if node < user:
+                    user.replace_input_with(source, node)
+
+
 def shorten(graph):
-    """Equal calls become one; calls that hand on what they got, and those nobody reads, go."""
+    """Equal calls become one; a view of a view is one; calls that hand on what they got, and those nobody reads, go."""
     known = {}
     for node in graph.nodes:
         if node.op != "call_function":
@@ -85,6 +106,8 @@ def shorten(graph):
         twin = node.args[0] if node.target in HANDS_ON else known.setdefault(key, node)
         if node.target is aten.t.default and getattr(node.args[0], "target", None) is aten.t.default:
             twin = node.args[0].args[0]
+        if node.target in VIEWS and getattr(node.args[0], "target", None) in VIEWS:
+            node.args = (node.args[0].args[0], node.args[1])
         if twin is not node:
             node.replace_all_uses_with(twin)
     graph.eliminate_dead_code()
