@@ -70,6 +70,7 @@ from kerasnets.models.encoder_decoder.t5 import T5, T5Seq2SeqLM  # noqa: E402
 from kerasnets.models.encoder_decoder.transformer import Transformer, TransformerSeq2SeqLM, WarmUp  # noqa: E402
 from kerasnets.models.encoder_decoder.whisper import Whisper, WhisperSeq2SeqLM  # noqa: E402
 from kerasnets.preprocessing.tokenizer import Tokenizer  # noqa: E402
+from kerasnets.quantization import quantize  # noqa: E402
 from kerasnets.text import answer, classify, embed, fill_mask, tag  # noqa: E402
 from kerasnets.trace import trace  # noqa: E402
 
@@ -146,6 +147,7 @@ __all__ = [
     "guarded",
     "layers",
     "losses",
+    "quantize",
     "samplers",
     "set_guard",
     "tag",

@@ -18,7 +18,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from kerasnets import formats
+from kerasnets import formats, quantization
 from kerasnets.fields import TOKENS, Fields, kept, refuse
 from kerasnets.layers.layer import blank_weights
 
@@ -128,14 +128,16 @@ def follow(thing, path):
     return thing
 
 
-def from_pretrained(source, task=None, dtype=None):
+def from_pretrained(source, task=None, dtype=None, quantize=None):
     """The model of a checkpoint, on the active backend.
 
     source: a folder with config.json and its tensors (safetensors or .bin, in shards or not), a GGUF file, or a hub id.
     task: "backbone", "causal_lm", …; config.json decides where it is None. dtype: a Keras dtype policy.
+    quantize: "int8" keeps the matrices in 8 bits (see `kn.quantize`).
 
     Raises `FileNotFoundError` where nothing is there, and `ValueError` for what cannot be loaded exactly.
     """
+    quantization.check_scheme(quantize, also=None)
     values, tensors = formats.opened(source)
     with keras.StatelessScope():  # on leaving it, each weight takes its memory and its numbers, one after the other
         model = described(values, tensors, source, task, dtype)
@@ -148,7 +150,7 @@ def from_pretrained(source, task=None, dtype=None):
     for weight in model.weights:
         weight.blank = None  # and with it the files
     refuse(f"{source}: the tensors cannot be read", errors)
-    return model
+    return quantization.quantize(model, quantize) if quantize else model
 
 
 def part(tensors, name, transform, weights, i):
@@ -235,6 +237,8 @@ def to_pretrained(model, folder, max_shard_bytes=SHARD):
     """
     if getattr(model, "family", None) is None:
         raise ValueError(f"{type(model).__name__} has no checkpoint format; model.save('x.keras') keeps any model.")
+    if quantization.is_quantized(model):
+        raise ValueError("A model in 8 bits is no checkpoint: write it before kn.quantize, or model.save('x.keras').")
     rows = model.family.rows(model)
     sizes = {name: 4 * sum(math.prod(weight.shape) for weight in weights) for name, (_, weights) in rows.items()}
 

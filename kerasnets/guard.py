@@ -204,6 +204,15 @@ class EveryEmbeddingSeen(Exception):
     """What follows the embeddings need not run."""
 
 
+def check_trainable(model):
+    """Raise for a layer whose weights are rounded: small steps would leave them where they are."""
+    for layer in model._flatten_layers():
+        if not getattr(layer.dtype_policy, "can_be_trained", True):
+            raise ValueError(
+                f"{layer.name!r} has its weights in 8 bits, which cannot be trained: train, then quantize."
+            )
+
+
 def at_the_door(method):
     """A model's `method` that looks at `x`, and at `validation_data`, before it begins."""
     signature = inspect.signature(method)
@@ -211,6 +220,8 @@ def at_the_door(method):
     @functools.wraps(method)
     def checked(*args, **kwargs):
         given = signature.bind(*args, **kwargs).arguments
+        if method.__name__ in ("fit", "train_on_batch"):
+            check_trainable(given["self"])
         batch_size = None if "on_batch" in method.__name__ else given.get("batch_size") or 32
         check_inputs(given["self"], given.get("x"), batch_size)
         if isinstance(given.get("validation_data"), (tuple, list)):

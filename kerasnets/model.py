@@ -53,7 +53,9 @@ class Model(guard.Guarded, keras.Model):
         return cls(**{**cls.presets[preset], **changes})
 
     def get_config(self):
-        return {"name": self.name, "trainable": self.trainable, "dtype": self.dtype_policy.name, **vars(self.config)}
+        policy = self.dtype_policy
+        dtype = policy.name if type(policy) is keras.DTypePolicy else keras.dtype_policies.serialize(policy)
+        return {"name": self.name, "trainable": self.trainable, "dtype": dtype, **vars(self.config)}
 
     @classmethod
     def from_config(cls, config, custom_objects=None):

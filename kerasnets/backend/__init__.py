@@ -14,6 +14,7 @@ FUNCTIONS = (
     "compiles_each_shape",
     "convolution",
     "dense",
+    "int8_product",
     "is_concrete",
     "looped",
     "max_pool",

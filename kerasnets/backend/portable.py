@@ -12,6 +12,11 @@ def dense(x, kernel, bias=None):
     return y if bias is None else ops.add(y, bias)
 
 
+def int8_product(x, values, scale):
+    """x (Q s)ᵀ.   (B, D), (F, D) int8, (F,) → (B, F).   XLA turns Q into floats as it reads them."""
+    return ops.matmul(x, ops.transpose(ops.cast(values, x.dtype))) * scale
+
+
 def convolution(x, kernel, bias, strides, padding, data_format, dilation_rate):
     """y[p] = Σ_o x[s p + d o] K[o] + b.   (B, *spatial, C), (*window, C / groups, F), (F,) → (B, *places, F)."""
     y = ops.conv(x, kernel, list(strides), padding, data_format, dilation_rate)

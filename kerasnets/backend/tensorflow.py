@@ -7,7 +7,8 @@ from keras import ops
 from tensorflow.python.ops import control_flow_util
 
 from kerasnets.backend import portable
-from kerasnets.backend.portable import added, attention, average_pool, dense, picked, placed  # noqa: F401  TensorFlow does these well
+from kerasnets.backend.portable import added, average_pool, dense, int8_product, picked, placed  # noqa: F401  XLA does these well
+from kerasnets.backend.portable import attention_written_out as attention  # noqa: F401
 
 supports_jit_around_recurrence = False  # in one XLA program our loops would take turns instead of running together
 

@@ -6,7 +6,7 @@ are patterns, and x W says how much of each pattern is in x.
 
 from keras.layers import InputSpec
 
-from kerasnets import backend
+from kerasnets.layers import quantized
 from kerasnets.layers.layer import Layer, positive_integer, public
 
 
@@ -31,12 +31,12 @@ class Dense(Layer):
         self.supports_masking = True
 
     def build(self, input_shape):
-        self.kernel = self.make_weight("kernel", (input_shape[-1], self.units))
+        self.kernel = quantized.make_kernel(self, "kernel", (input_shape[-1], self.units))
         self.bias = self.make_weight("bias", (self.units,)) if self.use_bias else None
         self.input_spec = InputSpec(min_ndim=2, axes={-1: input_shape[-1]})
 
     def call(self, inputs):
-        y = backend.dense(inputs, self.kernel, self.bias)
+        y = quantized.dense(inputs, self.kernel, self.bias)
         return y if self.activation is None else self.activation(y)
 
     def compute_output_shape(self, input_shape):

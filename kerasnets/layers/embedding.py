@@ -8,6 +8,7 @@ import keras
 from keras import ops
 
 from kerasnets import guard
+from kerasnets.layers import quantized
 from kerasnets.layers.layer import Layer, positive_integer, public
 
 
@@ -37,13 +38,13 @@ class Embedding(Layer):
 
     def build(self, input_shape=None):
         if not self.built:
-            self.embeddings = self.make_weight("embeddings", (self.input_dim, self.output_dim))
+            self.embeddings = quantized.make_table(self, "embeddings", (self.input_dim, self.output_dim))
 
     def call(self, inputs):
         guard.check_token_ids(inputs, self.input_dim, f"Layer {self.name!r}")
         if keras.backend.standardize_dtype(inputs.dtype) not in ("int32", "int64"):
             inputs = ops.cast(inputs, "int32")
-        return ops.cast(ops.take(self.embeddings, inputs, axis=0), self.compute_dtype)
+        return ops.cast(quantized.rows_of(self.embeddings, inputs), self.compute_dtype)
 
     def compute_mask(self, inputs, mask=None):
         return ops.not_equal(inputs, 0) if self.mask_zero else None

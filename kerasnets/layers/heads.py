@@ -5,6 +5,7 @@ The table of the embedding read backwards ("tied"): Press & Wolf 2017, arXiv:160
 
 from keras import ops
 
+from kerasnets.layers import quantized
 from kerasnets.layers.dense import Dense
 from kerasnets.layers.layer import Layer, anew, positive_integer, public
 from kerasnets.layers.normalization import LayerNormalization
@@ -14,14 +15,13 @@ class VocabularyHead(Layer):
     """What the heads share: one score for each token, from a kernel or from the embedding's table."""
 
     def make_projection(self, width):
-        self.kernel = None if self.tied else self.make_weight("kernel", (width, self.vocab_size))
+        self.kernel = None if self.tied else quantized.make_kernel(self, "kernel", (width, self.vocab_size))
         self.bias = self.make_weight("bias", (self.vocab_size,)) if self.use_bias else None
 
     def project(self, x, embeddings):
         if self.tied and embeddings is None:
             raise ValueError(f"Layer {self.name!r} is tied to an embedding: call it with its table, `layer(x, table)`.")
-        kernel = ops.transpose(ops.cast(embeddings, x.dtype)) if self.tied else self.kernel
-        logits = ops.matmul(x, kernel)
+        logits = quantized.dense_by_table(x, embeddings) if self.tied else quantized.dense(x, self.kernel)
         return logits if self.bias is None else logits + self.bias
 
 

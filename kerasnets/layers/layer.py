@@ -132,6 +132,12 @@ class Layer(keras.layers.Layer):
             config["activity_regularizer"] = regularizers.serialize(self.activity_regularizer)
         return config
 
+    @classmethod
+    def from_config(cls, config):
+        if isinstance(config.get("dtype"), dict):  # of which Keras would keep the name alone, and not our policy
+            config = {**config, "dtype": keras.dtype_policies.deserialize(config["dtype"])}
+        return super().from_config(config)
+
     def __call__(self, *args, **kwargs):
         if args and hasattr(args[0], "shape"):
             guard.check_not_empty(args[0].shape, f"Layer {self.name!r}")

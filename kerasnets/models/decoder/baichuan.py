@@ -13,7 +13,7 @@ from keras import ops
 
 from kerasnets import layers
 from kerasnets.checkpoint import Family, transposed
-from kerasnets.layers import masking
+from kerasnets.layers import masking, quantized
 from kerasnets.layers.layer import public
 from kerasnets.layers.position import alibi_bias
 from kerasnets.model import CausalLM
@@ -59,7 +59,7 @@ class NormHead(layers.CausalLMHead):
     """logits = x W′, each column of W brought to length 1.   (B, T, D) → (B, T, V)."""
 
     def call(self, x, embeddings=None):
-        table = ops.transpose(embeddings) if self.tied else self.kernel
+        table = ops.transpose(embeddings[:]) if self.tied else quantized.as_kernel(self.kernel)
         length = ops.sqrt(ops.sum(ops.square(ops.cast(table, "float32")), axis=0))
         return ops.matmul(x, table) / ops.cast(ops.maximum(length, 1e-12), x.dtype)
 

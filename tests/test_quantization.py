@@ -1,0 +1,153 @@
+"""Matrices in 8 bits: the product, every family, files, generation, and what is refused."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+import kerasnets as kn
+from kerasnets import backend
+from kerasnets.layers import quantized
+from tests.models import every_family
+
+NAMES = ["GPT2CausalLM", "LLaMACausalLM", "BaichuanCausalLM", "BERTMaskedLM", "DeBERTaMaskedLM", "T5Seq2SeqLM"]
+
+
+def numbers(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape).astype("float32")
+
+
+def error(found, expected):
+    return np.abs(ops.convert_to_numpy(found) - expected).max() / np.abs(expected).max()
+
+
+def bytes_of(model):
+    return sum(np.prod(w.shape) * (1 if w.dtype == "int8" else 4) for w in model.weights)
+
+
+def round_as(small, model):
+    """Give a model in floats the numbers that its twin in 8 bits has."""
+    for ours, theirs in zip(small._flatten_layers(), model._flatten_layers(), strict=True):
+        for name, matrix in vars(ours).items():
+            if isinstance(matrix, quantized.Int8Matrix):
+                table = ops.convert_to_numpy(matrix.as_table())
+                getattr(theirs, name).assign(table.T if name == "kernel" else table)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 70])
+@pytest.mark.parametrize(("inputs", "outputs"), [(37, 19), (64, 300)])
+def test_product_is_that_of_the_rounded_numbers(rows, inputs, outputs):
+    """Inputs of very different sizes: none of their bits may be lost beside a large one."""
+    x = numbers(rows, inputs) * np.exp(3 * numbers(inputs, seed=1))
+    values, scale = quantized.rounded(numbers(outputs, inputs, seed=2))
+    y = backend.int8_product(*map(ops.convert_to_tensor, (x, values, scale)))
+    assert error(y, x.astype("float64") @ (values.astype("float64") * scale[:, None]).T) < 1e-6
+
+
+def test_product_with_nothing_is_nothing():
+    values, scale = quantized.rounded(numbers(3, 4))
+    y = backend.int8_product(ops.zeros((2, 4)), ops.convert_to_tensor(values), ops.convert_to_tensor(scale))
+    assert not ops.convert_to_numpy(y).any()
+
+
+def test_rounding_is_to_the_nearest_of_255_steps():
+    table = np.concatenate([numbers(5, 40) * np.float32([[1e-4], [1], [10], [1e3], [1e-20]]), np.zeros((1, 40), "f4")])
+    values, scale = quantized.rounded(table)
+    assert values.dtype == np.int8 and values.min() >= -127 and (np.abs(values[:5]).max(1) == 127).all()
+    assert (np.abs(values * scale[:, None] - table) <= 0.5001 * scale[:, None]).all() and not values[5].any()
+
+
+@pytest.mark.parametrize(
+    "make", [lambda **k: kn.layers.Dense(6, "relu", **k), lambda **k: kn.layers.Embedding(9, 5, **k)]
+)
+def test_a_layer_of_its_own(make):
+    """A layer with this policy, its config, and what it gives for one that is asked in float16."""
+    x = np.array([[1, 3, 8]]) if "embedding" in make().name else numbers(2, 3, 4)
+    layer = make(dtype=quantized.Int8Weights("mixed_float16"))
+    y = layer(x)
+    assert keras.backend.standardize_dtype(y.dtype) == "float16"
+    again = type(layer).from_config(layer.get_config())
+    assert again.dtype_policy == layer.dtype_policy and tuple(again(x).shape) == tuple(
+        layer.compute_output_shape(x.shape)
+    )
+    assert [w.dtype for w in again.weights if w.dtype in ("int8", "float32")] == [w.dtype for w in layer.weights]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_kind_of_model(name):
+    """Near the model that was given, equal to one with the rounded numbers, and a third of its size."""
+    keras.utils.set_random_seed(1)
+    model = every_family.make(name)
+    for weight in model.weights:  # biases and norms too must come along
+        weight.assign(weight + 0.02 * numbers(*weight.shape))
+    small = kn.quantize(model, "int8")
+    outputs = every_family.outputs(small)
+    assert bytes_of(small) < 0.35 * bytes_of(model)
+    assert 1e-5 < error(outputs, every_family.outputs(model)) < 0.06
+    round_as(small, model)
+    assert error(outputs, every_family.outputs(model)) < 1e-5
+
+
+def test_generation_of_a_saved_model(tmp_path):
+    keras.utils.set_random_seed(2)
+    model = kn.quantize(every_family.make("LLaMACausalLM"))
+    ids = every_family.IDS[:, :5]
+    written = model.generate(ids, 12, stop_tokens=())
+    model.save(tmp_path / "x.keras")
+    again = keras.models.load_model(tmp_path / "x.keras")
+    assert bytes_of(again) == bytes_of(model)
+    assert np.array_equal(again.generate(ids, 12, stop_tokens=()), written)
+    assert np.array_equal(np.stack(list(again.stream(ids, 12, stop_tokens=())), 1), written)
+    for step in range(12):  # the loop is the model
+        logits = ops.convert_to_numpy(model(np.concatenate([ids, written[:, :step]], axis=1)))[:, -1]
+        assert np.array_equal(logits.argmax(-1), written[:, step])
+
+
+def test_saved_here_loaded_on_another_backend(tmp_path):
+    other = next((n for n in ("torch", "jax") if n != keras.config.backend() and importlib.util.find_spec(n)), None)
+    if other is None:
+        pytest.skip("there is no other backend")
+    model = kn.quantize(every_family.make("GPT2CausalLM"))
+    model.save(tmp_path / "x.keras")
+    np.save(tmp_path / "x.npy", every_family.outputs(model))
+    code = """
+import sys, numpy as np, kerasnets as kn, keras
+from tests.models import every_family
+y, expected = every_family.outputs(keras.models.load_model(sys.argv[1] + "/x.keras")), np.load(sys.argv[1] + "/x.npy")
+assert np.abs(y - expected).max() < 1e-5 * np.abs(expected).max()
+"""
+    environment = {**os.environ, "KERAS_BACKEND": other, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    result = subprocess.run([sys.executable, "-c", code, tmp_path], env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+
+
+def test_a_checkpoint_read_in_8_bits(tmp_path):
+    pytest.importorskip("safetensors")
+    model = every_family.make("GPT2CausalLM")
+    kn.to_pretrained(model, tmp_path / "whole")
+    small = kn.from_pretrained(tmp_path / "whole", quantize="int8")
+    assert np.array_equal(every_family.outputs(small), every_family.outputs(kn.quantize(model)))
+    with pytest.raises(ValueError, match="8 bits is no checkpoint"):
+        kn.to_pretrained(small, tmp_path / "small")
+    with pytest.raises(ValueError, match=r"\['int8'\]; received 'int3'"):
+        kn.from_pretrained(tmp_path / "whole", quantize="int3")
+
+
+def test_what_is_refused():
+    model = every_family.make("GPT2CausalLM")
+    small = kn.quantize(model)
+    for wrong, words in (((model, "int4"), "received 'int4'"), ((model, None), "received None"), ((small,), "already")):
+        with pytest.raises(ValueError, match=words):
+            kn.quantize(*wrong)
+    with pytest.raises(ValueError, match="only when it is called"):
+        kn.quantize(kn.MLP(num_classes=3))
+    small.compile(loss="sparse_categorical_crossentropy")
+    with pytest.raises(ValueError, match="8 bits, which cannot be trained"):
+        small.fit(every_family.IDS, every_family.IDS, verbose=0)
+    with pytest.raises(ValueError, match="8 bits, which cannot be trained"):
+        small.train_on_batch(every_family.IDS, every_family.IDS)
