@@ -206,22 +206,9 @@ def max_of_tiles_jvp(pool_size, data_format, x, dx):
 
 def attention(query, key, value, visible, bias, scale, is_causal):
     """softmax(s Q Kᵀ + bias, where visible) V; written out where JAX's own refuses: float16 on a CPU, H ≠ H′."""
-    if jax.default_backend() != "cpu" and key.shape == value.shape:
-        return portable.attention(query, key, value, visible, bias, scale, is_causal)
-    groups = query.shape[2] // key.shape[2]
-    if groups > 1:
-        key, value = jnp.repeat(key, groups, axis=2), jnp.repeat(value, groups, axis=2)
-    q, k, v = (jnp.swapaxes(x, 1, 2) for x in (query * scale, key, value))  # (B, N, T, H)
-    scores = (q @ jnp.swapaxes(k, 2, 3)).astype(jnp.promote_types(query.dtype, jnp.float32))
-    if bias is not None:
-        scores = scores + bias
-    if is_causal:
-        visible = jnp.tri(query.shape[1], key.shape[1], dtype=bool)
-    if visible is not None:
-        scores = jnp.where(visible, scores, -1e9)
-    weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
-    y = weights @ v.astype(weights.dtype) / weights.sum(-1, keepdims=True)  # T · H divisions, not T · S
-    return jnp.swapaxes(y, 1, 2).astype(value.dtype)
+    on_cpu = jax.default_backend() == "cpu" or key.shape != value.shape
+    compute = portable.attention_written_out if on_cpu else portable.attention
+    return compute(query, key, value, visible, bias, scale, is_causal)
 
 
 compiles_each_shape = True  # XLA makes a program for each shape of the arrays: better few shapes

@@ -77,6 +77,25 @@ def attention(query, key, value, visible, bias, scale, is_causal):
     return ops.dot_product_attention(query, key, value, bias=bias, mask=visible, scale=scale, is_causal=is_causal)
 
 
+def attention_written_out(query, key, value, visible, bias, scale, is_causal):
+    """The same from products and sums, so that XLA divides T · H numbers by the sums of the weights, not T · S."""
+    groups = query.shape[2] // key.shape[2]
+    if groups > 1:
+        key, value = ops.repeat(key, groups, axis=2), ops.repeat(value, groups, axis=2)
+    q, k, v = (ops.swapaxes(x, 1, 2) for x in (query * scale, key, value))  # (B, N, T, H)
+    scores = ops.matmul(q, ops.swapaxes(k, 2, 3))
+    scores = ops.cast(scores, keras.backend.result_type(scores.dtype, "float32"))
+    if bias is not None:
+        scores = scores + ops.cast(bias, scores.dtype)
+    if is_causal:
+        visible = ops.arange(ops.shape(scores)[3]) <= ops.arange(ops.shape(scores)[2])[:, None]
+    if visible is not None:
+        scores = ops.where(visible, scores, ops.cast(-1e9, scores.dtype))
+    weights = ops.exp(scores - ops.stop_gradient(ops.max(scores, axis=-1, keepdims=True)))
+    y = ops.matmul(weights, ops.cast(v, weights.dtype)) / ops.sum(weights, axis=-1, keepdims=True)
+    return ops.cast(ops.swapaxes(y, 1, 2), value.dtype)
+
+
 def picked(logits, labels):
     """z_y, a sum over all v where v = y, of which XLA makes one loop, also on the way back.   (…, V), (…) → (…)."""
     is_label = ops.equal(ops.arange(logits.shape[-1], dtype=labels.dtype), ops.expand_dims(labels, -1))
