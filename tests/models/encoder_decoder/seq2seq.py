@@ -111,13 +111,14 @@ def assert_generates(model, reference, inputs, length=30):
     assert np.array_equal(model.generate(inputs, **settings, no_repeat_ngram=2), expected)
 
 
-def check(reference, folder, inputs, spread=0.4):
-    """All of it, for a model of transformers with random weights and a language model's head."""
+def check(reference, folder, inputs, spread=0.4, briefly=False):
+    """All of it, for a model of transformers with random weights and a language model's head; or only the numbers."""
     randomized(reference, spread=spread).save_pretrained(folder / "theirs")
     model = kn.from_pretrained(folder / "theirs")
     assert_agrees(model, reference, inputs)
-    assert_padding_changes_nothing(model, inputs)
-    assert_cache_changes_nothing(model, inputs)
+    if not briefly:
+        assert_padding_changes_nothing(model, inputs)
+        assert_cache_changes_nothing(model, inputs)
     assert_round_trip(model, reference, folder / "ours", inputs)
     return model
 
