@@ -5,18 +5,22 @@
     (train_texts, train_labels), (test_texts, test_labels) = kn.datasets.chinese_reviews()
     sentences = kn.datasets.chinese_news()
     train_text, test_text = kn.datasets.english_prose()
+    articles = kn.datasets.english_articles()
+    pairs = kn.datasets.word_similarity()
 
 Every split is fixed: the same examples stand in the same half on every machine. A package is only looked up, never
 imported; where it is absent, a `ModuleNotFoundError` says in one line what to install.
 """
 
 import ast
+import bz2
 import gzip
 import importlib.util
 import io
 import re
 import unicodedata
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 
@@ -88,6 +92,43 @@ def english_prose():
     for book, length in books.items():
         (test if book in HELD_OUT_BOOKS else train).extend(next(chapters) for _ in range(length))
     return "\n".join(train), "\n".join(test)
+
+
+def english_articles():
+    """106 long articles of Wikipedia and 300 short ones of Australian news: a list of strings, 3.29 million characters.
+
+    Of Wikipedia's markup only what is read is kept: no tables, notes, links' addresses. Raises `ModuleNotFoundError`
+    without gensim.   Wikipedia's authors, CC BY-SA; Lee, Pincombe & Welsh 2005.
+    """
+    wikipedia = "enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2"
+    with bz2.open(find_file("gensim", f"test/test_data/{wikipedia}")) as file:
+        pages = [element for _, element in ElementTree.iterparse(file) if element.tag.endswith("}page")]
+    texts = [page.findtext("{*}revision/{*}text") for page in pages if page.findtext("{*}ns") == "0"]
+    news = find_file("gensim", "test/test_data/lee_background.cor").read_text(encoding="utf-8").splitlines()
+    return [without_markup(text) for text in texts if not text.lower().startswith("#redirect")] + news
+
+
+def word_similarity():
+    """How alike people find two words, from 0 to 10: a list of 353 (word, word, number), in lower case.
+
+    Raises `ModuleNotFoundError` without gensim.   Finkelstein et al. 2002, doi:10.1145/503104.503110.
+    """
+    lines = find_file("gensim", "test/test_data/wordsim353.tsv").read_text(encoding="utf-8").splitlines()
+    rows = [line.lower().split("\t") for line in lines if not line.startswith("#")]
+    return [(row[0], row[1], float(row[2])) for row in rows]
+
+
+def without_markup(text):
+    """What a reader of a page sees of Wikipedia's source text."""
+    text = re.sub(r"<!--.*?-->|<(ref|math|gallery|timeline)\b[^<>]*?(/>|>.*?</\1>)|<[^<>]*>", " ", text, flags=re.S)
+    found = True
+    while found:  # from the innermost braces outwards
+        text, found = re.subn(r"\{\{[^{}]*\}\}|\{\|[^{}]*\|\}", " ", text)
+    text = re.sub(r"\[\[(?![\w-]+:)(?:[^][|]*\|)?([^][|]*)\]\]", r"\1", text)  # a link; then pictures, other languages
+    text = re.sub(r"\[\[[\w-]+:[^][]*\]\]", " ", text)
+    text = re.sub(r"\[\w+:\S*([^][]*)\]", r"\1", text)
+    text = re.sub(r"'{2,}|^[*#:;=|!]+|=+\s*$|&\w+;", " ", text, flags=re.M)
+    return re.sub(r"[^\S\n]+", " ", text).strip()
 
 
 def find_file(package, path, install=None):

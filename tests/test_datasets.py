@@ -51,3 +51,29 @@ def test_what_is_not_installed_is_named_with_the_command_that_installs_it(monkey
 def test_a_package_without_its_file_is_named(monkeypatch):
     with pytest.raises(ModuleNotFoundError, match="'numpy', which has no file 'no.csv'"):
         datasets.find_file("numpy", "no.csv")
+
+
+def test_english_articles_are_what_a_reader_sees():
+    try:
+        articles = kn.datasets.english_articles()
+    except ModuleNotFoundError as error:
+        pytest.skip(str(error))
+    assert (len(articles), sum(map(len, articles))) == (406, 3_285_078)
+    assert articles[0].startswith("Anarchism is a political philosophy that advocates self-governed societies based on")
+    assert articles[-1].startswith("The United Nations World Food Program") or len(articles[-1]) > 500
+    text = "\n".join(articles)
+    assert sum(text.count(sign) for sign in ("{{", "{|", "http", "<ref", "&nbsp")) < 20
+
+
+def test_markup_is_taken_off():
+    text = "'''A''' [[b c|d]] [[e]]s{{f|{{g}}}}<ref>h</ref>[[File:i.png|a [[j]]]]\n== K ==\n* [http://l m] {|\n|n\n|}o"
+    assert datasets.without_markup(text).split() == ["A", "d", "es", "K", "m", "o"]
+
+
+def test_word_similarity():
+    try:
+        rows = kn.datasets.word_similarity()
+    except ModuleNotFoundError as error:
+        pytest.skip(str(error))
+    assert len(rows) == 353 and ("tiger", "cat", 7.35) in rows
+    assert all(first == first.lower() and 0 <= number <= 10 for first, _, number in rows)
