@@ -13,7 +13,7 @@ from kerasnets.backend import select as _select
 
 _select.choose_backend()
 
-from kerasnets import datasets, layers, losses, samplers  # noqa: E402
+from kerasnets import datasets, layers, losses, preprocessing, samplers  # noqa: E402
 from kerasnets.checkpoint import from_pretrained, to_pretrained  # noqa: E402
 from kerasnets.guard import guarded, set_guard  # noqa: E402
 from kerasnets.model import Model, Sequential  # noqa: E402
@@ -22,6 +22,7 @@ from kerasnets.models.classic.cnn import CNN  # noqa: E402
 from kerasnets.models.classic.mlp import MLP  # noqa: E402
 from kerasnets.models.classic.policy import PolicyNetwork  # noqa: E402
 from kerasnets.models.classic.rnn import RNN  # noqa: E402
+from kerasnets.models.classic.word2vec import Word2Vec  # noqa: E402
 from kerasnets.models.decoder.baichuan import Baichuan, BaichuanCausalLM  # noqa: E402
 from kerasnets.models.decoder.chatglm import ChatGLM, ChatGLMCausalLM  # noqa: E402
 from kerasnets.models.decoder.glm import GLM, GLM4, GLM4CausalLM, GLMCausalLM  # noqa: E402
@@ -138,6 +139,7 @@ __all__ = [
     "WarmUp",
     "Whisper",
     "WhisperSeq2SeqLM",
+    "Word2Vec",
     "answer",
     "classify",
     "datasets",
@@ -147,6 +149,7 @@ __all__ = [
     "guarded",
     "layers",
     "losses",
+    "preprocessing",
     "quantize",
     "samplers",
     "set_guard",
