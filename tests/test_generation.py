@@ -14,11 +14,11 @@ from tests.models import every_family, parity
 VOCAB, NEW = 99, 30
 DECODERS = [name for name in every_family.CLASSES if name.endswith("CausalLM")]
 TOKENS = dict(vocab_size=VOCAB, bos_token_id=1, eos_token_id=2, pad_token_id=0)
-SIZES = dict(hidden_size=32, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2, intermediate_size=48)
+SIZES = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, intermediate_size=48)
 SIZES |= dict(max_position_embeddings=64)
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "rope_theta": 500.0}
 THEIRS = {  # transformers' class, its config
-    "GPT2": ("GPT2LMHeadModel", dict(n_embd=32, n_layer=3, n_head=4, n_positions=64, tie_word_embeddings=False)),
+    "GPT2": ("GPT2LMHeadModel", dict(n_embd=32, n_layer=2, n_head=4, n_positions=64, tie_word_embeddings=False)),
     "LLaMA": ("LlamaForCausalLM", SIZES | {"rope_parameters": LLAMA3 | {"original_max_position_embeddings": 32}}),
     "Qwen2": ("Qwen2ForCausalLM", SIZES | dict(use_sliding_window=True, sliding_window=5, max_window_layers=1)),
     "Qwen3": ("Qwen3ForCausalLM", SIZES | dict(head_dim=16, tie_word_embeddings=True)),
