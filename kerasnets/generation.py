@@ -13,7 +13,7 @@ What a model brings:
 - `backbone.decode(input_ids, positions, visible, cache) → (hidden, cache)` and `predict_next(hidden) → logits`.
 - An encoder–decoder also has `remember_source(inputs) → memory`, arrays with one row for each row of the batch, called
   once for a prompt; then `decode(..., memory=memory)`. Its text begins with `decoder_input_ids`, or where these are not
-  given with `config.decoder_start_token_id`.
+  given with `config.decoder_start_token_id`. A source may also come as {"memory": what `remember_source` returned}.
 - `processors()`, if its checkpoints ask for some (see `processors.py`); `cache_spaces()`, the shapes ((K, H), (K, H′))
   of each block's keys and values, if its config does not say them in the usual names.
 
@@ -29,7 +29,7 @@ from keras import ops
 
 from kerasnets import backend
 from kerasnets.layers.attention import Cache
-from kerasnets.processors import NoRepeatNGram, RepetitionPenalty, SuppressTokens
+from kerasnets.processors import ForcedToken, NoRepeatNGram, RepetitionPenalty, SuppressTokens
 from kerasnets.samplers import Greedy, chain, draw
 
 SMALLEST = 16  # bucket
@@ -88,7 +88,7 @@ def generate(model, inputs, max_new_tokens=50, **settings):
     Raises `ValueError` for a prompt that is empty, not of this vocabulary or longer than the model can read, and for
     settings without a meaning.
     """
-    run = Run(model, inputs, Settings(max_new_tokens=max_new_tokens, **settings))
+    run = begun(model, inputs, Settings(max_new_tokens=max_new_tokens, **settings))
     if run.settings.stop_strings:
         return np.stack(list(run.steps()), axis=1)
     return run.all_at_once()
@@ -100,7 +100,13 @@ def stream(model, inputs, max_new_tokens=50, **settings):
     With `explain` it yields what `kerasnets.explain.Explanation` holds: why these tokens. The settings are looked at
     when `stream` is called, before the first step.
     """
-    return Run(model, inputs, Settings(max_new_tokens=max_new_tokens, **settings)).steps()
+    return begun(model, inputs, Settings(max_new_tokens=max_new_tokens, **settings)).steps()
+
+
+def begun(model, inputs, settings):
+    """One call, of the sampler itself if that is one that searches."""
+    search = getattr(chain(settings.sampler)[0], "search", None)
+    return Run(model, inputs, settings) if search is None else search(model, inputs, settings)
 
 
 class Run:
@@ -120,13 +126,21 @@ class Run:
         for place, row in zip(self.ids, rows, strict=True):
             place[len(place) - len(row) :] = row
         self.samplers, self.processors = chain(settings.sampler), all_processors(model, settings)
-        self.program, self.weights = program_of(model, self.processors, self.samplers, settings.explain)
+        self.program, self.weights = program_of(
+            model, self.processors, self.samplers, settings.explain, self.program_kind()
+        )
         self.fixed = self.make_fixed()
         if source is not None:
-            source = {name: ops.convert_to_tensor(value) for name, value in padded_source(source).items()}
-            memory = self.program.remember(self.weights, source, {})
+            memory = source["memory"] if "memory" in source else self.remembered(source)
             again = lambda x: ops.repeat(x, settings.samples, axis=0)  # noqa: E731
             self.fixed["memory"] = keras.tree.map_structure(again, memory)
+
+    def program_kind(self):
+        return Program
+
+    def remembered(self, source):
+        source = {name: ops.convert_to_tensor(value) for name, value in padded_source(source).items()}
+        return self.program.remember(self.weights, source, {})
 
     def make_fixed(self):
         batch, start = self.ids.shape
@@ -159,15 +173,21 @@ class Run:
         return bucket(min(total, max(ROOM, 2 * taken)))
 
     def all_at_once(self):
-        """All steps in one compiled loop, or in a few where the cache has to grow."""
-        start, total = self.ids.shape[1], self.ids.shape[1] + self.settings.max_new_tokens
+        """New ids (B, new)."""
+        carry = self.last_carry()
+        length = int(ops.convert_to_numpy(carry["length"]))
+        return ops.convert_to_numpy(carry["ids"])[:, self.ids.shape[1] : length]
+
+    def last_carry(self):
+        """After all steps, in one compiled loop, or in a few where the cache has to grow."""
+        total = self.ids.shape[1] + self.settings.max_new_tokens
         carry, _ = self.begin()
         while True:
             room = carry["ids"].shape[1]
             carry = self.program.rest(self.weights, carry, self.fixed | {"limit": as_int32(min(total, room))})
             length, finished = (ops.convert_to_numpy(carry[name]) for name in ("length", "finished"))
             if length >= total or finished.all():
-                return ops.convert_to_numpy(carry["ids"])[:, start:length]
+                return carry
             carry = grown(carry, self.room(room))
 
     def steps(self):
@@ -282,11 +302,12 @@ def goes_on(carry, fixed):
 def grown(carry, size):
     """The same with `size` columns."""
     more = size - carry["ids"].shape[1]
-    ids = ops.pad(carry["ids"], [[0, 0], [0, more]], constant_values=-1)
+    names = [name for name in ("ids", "ended_ids") if name in carry]
+    ids = {name: ops.pad(carry[name], [[0, 0], [0, more]], constant_values=-1) for name in names}
     caches = {}
     for name in ("keys", "values"):
         caches[name] = [ops.pad(x, [[0, 0], [0, size - x.shape[1]], [0, 0], [0, 0]]) for x in carry[name]]
-    return {**carry, **caches, "ids": ids}
+    return {**carry, **caches, **ids}
 
 
 def bucket(length):
@@ -325,14 +346,14 @@ def with_numbers(step, numbers):
     return step
 
 
-def program_of(model, processors, samplers, explain):
+def program_of(model, processors, samplers, explain, kind=Program):
     """(Program, the values of the model's weights); a program is kept with its model, and no weights with a program."""
     variables = model.variables
     kinds = [with_numbers(step, [0.0] * len(float_fields(step))) for step in (*processors, *samplers)]
     key = (tuple(map(id, variables)), len(processors), tuple(kinds), explain)
     programs = vars(model).setdefault("_programs", {})
     if key not in programs:
-        programs[key] = Program(model, variables, processors, samplers, explain)
+        programs[key] = kind(model, variables, processors, samplers, explain)
     return programs[key], [variable.value for variable in variables]
 
 
@@ -346,6 +367,8 @@ def all_processors(model, settings):
     stops = stop_tokens(model.config, settings.stop_tokens)
     if settings.min_new_tokens and stops:
         found.append(SuppressTokens(stops, 0, int(settings.min_new_tokens) - 1))
+    last = getattr(model.config, "forced_eos_token_id", None)
+    found += [] if last is None else [ForcedToken(last, float(settings.max_new_tokens - 1))]
     family = tuple(model.processors()) if hasattr(model, "processors") else ()
     return (*found, *family, *settings.processors)
 
@@ -365,9 +388,11 @@ def prompts(model, inputs):
     source = None
     if hasattr(model, "remember_source"):
         source = {name: inputs.pop(name) for name in list(inputs) if not name.startswith("decoder_")}
-        rows = len(next(iter(source.values())))
         inputs = {name.removeprefix("decoder_"): inputs[name] for name in inputs}
-        inputs.setdefault("input_ids", np.full((rows, 1), model.config.decoder_start_token_id))
+        if "input_ids" not in inputs:
+            first = next(iter(source.values()))
+            rows = len(keras.tree.flatten(first)[0] if isinstance(first, dict) else first)
+            inputs["input_ids"] = np.full((rows, 1), model.config.decoder_start_token_id)
     inputs.pop("token_type_ids", None)  # of a tokenizer's batch; no decoder reads them
     unknown = sorted(set(inputs) - {"input_ids", "attention_mask"})
     refuse_unless(not unknown and "input_ids" in inputs, "prompts are input_ids and attention_mask", sorted(inputs))

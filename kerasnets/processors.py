@@ -61,14 +61,14 @@ class SuppressTokens:
 
 @dataclasses.dataclass(frozen=True)
 class ForcedToken:
-    """z = −∞ for all tokens but this one, at one step."""
+    """z = 0 for this token and −∞ for all others, at one step."""
 
     token: int
-    step: int = 0
+    step: float = 0.0
 
     def __call__(self, logits, ids, step):
-        is_other = ops.not_equal(ops.arange(logits.shape[1]), self.token)
-        return kept(logits, ops.logical_not(ops.logical_and(is_other, ops.equal(step, self.step))))
+        forced = ops.where(ops.equal(ops.arange(logits.shape[1]), self.token), 0.0, REMOVED)
+        return ops.where(ops.equal(ops.cast(step, "float32"), self.step), ops.cast(forced, logits.dtype), logits)
 
 
 def written(logits, ids, values):

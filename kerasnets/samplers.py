@@ -85,6 +85,36 @@ class MinP:
         return kept(logits, logits >= ops.max(logits, axis=-1, keepdims=True) + ops.log(self.p))
 
 
+@dataclasses.dataclass(frozen=True)
+class Beam:
+    """The best of `num_beams` texts that are continued side by side: `kerasnets.beam`. It searches, and draws nothing.
+
+    Above 0, `length_penalty` makes longer texts better. A row is finished with `num_beams` texts if none that is still
+    open can be better as it is; early_stopping: as soon as so many are ended; "never": when none can become better.
+    """
+
+    num_beams: int = 4
+    length_penalty: float = 1.0
+    early_stopping: bool | str = False
+
+    def __post_init__(self):
+        is_count = isinstance(self.num_beams, int) and not isinstance(self.num_beams, bool) and self.num_beams > 1
+        check(self, "num_beams", is_count, "an integer above 1; for 1 take Greedy()")
+        check(self, "length_penalty", -math.inf < self.length_penalty < math.inf, "a number")
+        is_known = isinstance(self.early_stopping, bool) or self.early_stopping == "never"
+        check(self, "early_stopping", is_known, 'False, True or "never"')
+        object.__setattr__(self, "length_penalty", float(self.length_penalty))
+
+    def __call__(self, logits):
+        return logits
+
+    def search(self, model, inputs, settings):
+        """One call of `generate`."""
+        from kerasnets.beam import Search
+
+        return Search(model, inputs, settings)
+
+
 def kept(logits, stays):
     """z where it stays, −∞ elsewhere."""
     return ops.where(stays, logits, ops.cast(REMOVED, logits.dtype))
@@ -109,6 +139,8 @@ def chain(sampler):
         raise ValueError(f"sampler must be one of kerasnets.samplers, or several in a tuple; received {sampler!r}.")
     if len(samplers) > 1 and any(isinstance(s, Greedy) for s in samplers):
         raise ValueError(f"Greedy() takes the most probable token whatever the others do; received {samplers}.")
+    if len(samplers) > 1 and any(hasattr(s, "search") for s in samplers):
+        raise ValueError(f"A sampler that searches stands alone; received {samplers}.")
     kinds = [type(s) for s in samplers]
     if len(set(kinds)) < len(kinds):
         raise ValueError(f"Each sampler may stand once; received {samplers}.")

@@ -133,7 +133,7 @@ class Seq2SeqLM(Seq2SeqModel):
         """What the config asks of a text that is generated: how it begins, and what is never in it."""
         settings = vars(self.config)
         first, never, not_first = (settings.get(name) for name in PROCESSORS)
-        found = [] if first is None else [ForcedToken(first, 0)]
+        found = [] if first is None else [ForcedToken(first)]
         found += [SuppressTokens(tuple(never))] if never else []
         return found + ([SuppressTokens(tuple(not_first), 0, 0)] if not_first else [])
 
