@@ -72,6 +72,8 @@ from kerasnets.models.encoder_decoder.transformer import Transformer, Transforme
 from kerasnets.models.encoder_decoder.whisper import Whisper, WhisperSeq2SeqLM  # noqa: E402
 from kerasnets.preprocessing.tokenizer import Tokenizer  # noqa: E402
 from kerasnets.quantization import quantize  # noqa: E402
+from kerasnets.rewriting import rewrite  # noqa: E402
+from kerasnets.speech import transcribe  # noqa: E402
 from kerasnets.text import answer, classify, embed, fill_mask, tag  # noqa: E402
 from kerasnets.trace import trace  # noqa: E402
 
@@ -151,9 +153,11 @@ __all__ = [
     "losses",
     "preprocessing",
     "quantize",
+    "rewrite",
     "samplers",
     "set_guard",
     "tag",
     "to_pretrained",
     "trace",
+    "transcribe",
 ]
