@@ -72,7 +72,7 @@ def test_greedy_ids_are_those_of_transformers(name, tmp_path):
         found = model.generate(batch((5, 11, 8), side)[0], max_new_tokens=NEW)
         assert found.dtype == np.int32
         np.testing.assert_array_equal(found, expected[:, 11:])
-    assert len(np.unique(found)) > 10
+    assert len(np.unique(found)) > 5  # no token again and again
 
 
 @pytest.mark.parametrize("name", DECODERS)
