@@ -67,7 +67,38 @@ def make_app():
     def inspect_command(source: Source, task: Task = None, backend: Backend = None):
         run(lambda: inspect(source, task), backend, "inspect", *(["--task", task] if task else []), "--", source)
 
+    add_transcribe(app, run, Backend)
     return app
+
+
+def add_transcribe(app, run, Backend):
+    """The command that writes down what is said in a file."""
+    import typer
+
+    File = Annotated[str, typer.Argument(help="A sound: WAV, FLAC or what else libsndfile reads.")]
+    Model = Annotated[str, typer.Option(help="A folder with a model of speech and its tokenizer, or a hub id.")]
+    Language = Annotated[str | None, typer.Option(help="A code such as zh; else the one that is heard.")]
+    Translate = Annotated[bool, typer.Option("--translate", help="Write English, whatever is spoken.")]
+
+    @app.command("transcribe", help="What is said in a file, a line for each segment: start, end, text.")
+    def command(
+        file: File, model: Model, language: Language = None, translate: Translate = False, backend: Backend = None
+    ):
+        task = "translate" if translate else "transcribe"
+        more = [*(["--language", language] if language else []), *(["--translate"] if translate else [])]
+        run(lambda: transcribe(file, model, language, task), backend, "transcribe", "--model", model, *more, "--", file)
+
+
+def transcribe(file, source, language, task):
+    """Print the segments; the exit status."""
+    try:
+        model, tokenizer = kn.from_pretrained(source), kn.Tokenizer.from_pretrained(source)
+        said = kn.transcribe(model, tokenizer, file, language, task)
+    except (ImportError, OSError, ValueError) as error:
+        return refuse([str(error)])
+    for segment in said["segments"]:
+        print(f"{segment['start']:8.2f} {segment['end']:8.2f}  {segment['text']}")
+    return 0
 
 
 def console():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import kerasnets as kn
-from kerasnets import speech
+from kerasnets import cli, speech
 from tests.models import parity
 
 TEXT, END = 40, 40  # ids of words come first
@@ -54,9 +54,14 @@ def theirs():
 
 
 @pytest.fixture(scope="module")
-def model(theirs, tmp_path_factory):
+def folder(theirs, tmp_path_factory):
     folder = tmp_path_factory.mktemp("speech")
     theirs.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(folder):
     return kn.from_pretrained(folder)
 
 
@@ -129,6 +134,19 @@ def test_without_times(model):
     assert said["language"] == "haw"
     assert [(s["start"], s["end"]) for s in said["segments"]] == [(0.0, 10.0), (10.0, 12.0)]
     assert kn.transcribe(model, make_tokenizer(), sound(3), **settings)["segments"][0]["end"] == 3.0
+
+
+def test_the_command_writes_a_line_for_each_segment(folder, tmp_path):
+    soundfile = pytest.importorskip("soundfile", reason="sounds are read by it")
+    runner = pytest.importorskip("typer.testing", reason="the command line is made with it").CliRunner()
+    make_tokenizer().save_pretrained(folder)
+    soundfile.write(tmp_path / "a.wav", sound(2), 16000)
+    given = ["transcribe", str(tmp_path / "a.wav"), "--model", str(folder)]
+    result = runner.invoke(cli.make_app(), [*given, "--language", "en"])
+    said = kn.transcribe(kn.from_pretrained(folder), make_tokenizer(), sound(2), "en")["segments"]
+    assert result.exit_code == 0 and len(result.output.splitlines()) == len(said) > 0
+    result = runner.invoke(cli.make_app(), [*given, "--language", "xx"])
+    assert result.exit_code == 1 and "language must be one of" in result.output
 
 
 def test_refuses(model):
