@@ -127,7 +127,7 @@ class Fields:
         return value
 
     def tokens(self):
-        """bos, eos, pad, decoder_start: each an id, for eos one or several, -1 being none; those not in the file stay unset."""
+        """The ids of `TOKENS`: one each, for eos one or several, -1 being none; those not in the file stay unset."""
         found = {name: self.values.get(name) for name in TOKENS if name in self.values}
         for name, value in found.items():
             several = name == "eos_token_id" and isinstance(value, list)
