@@ -15,7 +15,7 @@ from typing import Annotated
 import keras
 
 import kerasnets as kn
-from kerasnets import checkpoint, formats
+from kerasnets import chat, checkpoint, formats
 from kerasnets.backend.select import elsewhere  # Keras is there already: another backend takes another process
 from kerasnets.trace import joined, paths
 
@@ -68,6 +68,7 @@ def make_app():
         run(lambda: inspect(source, task), backend, "inspect", *(["--task", task] if task else []), "--", source)
 
     add_transcribe(app, run, Backend)
+    chat.add_commands(app, run, Source, Backend)
     return app
 
 

@@ -240,3 +240,137 @@ def test_without_typer_one_line_says_what_to_install(monkeypatch):
     with pytest.raises(SystemExit) as stopped:
         cli.main()
     assert stopped.value.code == "The command line of kerasnets needs typer: pip install 'kerasnets[hub]'"
+
+
+CHAT_TEMPLATE = (
+    "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}{% if add_generation_prompt %}<answer>{% endif %}"
+)
+
+
+@pytest.fixture
+def writer(tmp_path):
+    """A folder with a model of random weights that writes any bytes, and its tokenizer."""
+    pytest.importorskip("tokenizers")
+    tokenizer = kn.Tokenizer.train(["the cat sat on the mat, 猫坐在垫子上"] * 5, "bpe", vocab_size=300)
+    tokenizer.chat_template = CHAT_TEMPLATE
+    tokenizer.save_pretrained(tmp_path / "writer")
+    keras.utils.set_random_seed(3)
+    model = kn.GPT2CausalLM(**SMALL | {"vocab_size": tokenizer.vocab_size, "max_length": 128})
+    for weight in model.weights:
+        weight.assign(weight * 8 if len(weight.shape) == 2 else weight)
+    kn.to_pretrained(model, tmp_path / "writer")
+    return tmp_path / "writer"
+
+
+def test_generate_shows_what_the_model_writes(writer):
+    model, tokenizer = kn.from_pretrained(writer), kn.Tokenizer.from_pretrained(writer)
+    prompt = "猫 sat"
+    ids = tokenizer.encode(prompt)
+    settings = dict(sampler=(kn.samplers.Temperature(1.5), kn.samplers.TopK(250)), seed=4)
+    new = model.generate([ids], 40, stop_tokens=(tokenizer.eos_token_id,), **settings)[0].tolist()
+    options = ["--temperature", 1.5, "--top-k", 250, "--seed", 4]
+    result = invoke("generate", writer, prompt, "--max-new-tokens", 40, *options)
+    assert result.exit_code == 0, result.output
+    text = tokenizer.decode(ids + new)
+    assert "\ufffd" in text and result.stdout == text + "\n"  # some bytes make no character, those alone are shown so
+    assert f"{len(new)} tokens, the first after" in result.output and "tokens/s" in result.output
+
+
+def test_half_a_character_waits_for_its_other_half(writer, capsys, monkeypatch):
+    from kerasnets import chat
+
+    writes = chat.Writer(writer)
+    ids = writes.tokenizer.encode("a 子 b")
+    assert len(ids) > 5 or "\ufffd" in writes.tokenizer.decode(ids[:3]), "no character is cut"
+    shown = []
+    monkeypatch.setattr(writes.model, "stream", lambda *_, **__: iter([[i] for i in ids]))
+    monkeypatch.setattr("builtins.print", lambda text, **_: shown.append(text))
+    assert writes.write([1]) == "a 子 b"
+    assert "".join(shown) == "a 子 b" and not any("\ufffd" in text for text in shown)
+
+
+def test_generate_explained_and_in_8_bits(writer):
+    result = invoke("generate", writer, "the", "--max-new-tokens", 4, "--explain", "--quantize", "int8")
+    assert result.exit_code == 0, result.output
+    model, tokenizer = kn.from_pretrained(writer, quantize="int8"), kn.Tokenizer.from_pretrained(writer)
+    new = model.generate([tokenizer.encode("the")], 4)
+    assert result.stdout.startswith(tokenizer.decode([*tokenizer.encode("the"), *new[0].tolist()]))
+    assert "entropy" in result.stdout and "most probable" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--temperature", "0", "--top-k", "5"], "leave top-k"),
+        (["--quantize", "int3"], "received 'int3'"),
+        (["--max-new-tokens", "1000"], "exceed the 128"),
+        (["--top-p", "2"], "TopP"),
+    ],
+)
+def test_generate_refuses_in_one_line(writer, arguments, words):
+    result = invoke("generate", writer, "the", *arguments)
+    assert result.exit_code == 1 and words in result.output, result.output
+    assert isinstance(result.exception, SystemExit)
+
+
+def test_chat_remembers_what_was_said(writer, monkeypatch):
+    from kerasnets import chat
+
+    prompts, answer = [], chat.Writer.write
+
+    def write(self, prompt, before=()):
+        prompts.append(self.tokenizer.decode(list(prompt)))
+        return answer(self, prompt, before)
+
+    monkeypatch.setattr(chat.Writer, "write", write)
+    said = ["the cat", "/explain", "a mat", "/reset", "/what", "", "the mat", "/exit", "not read"]
+    result = talk(writer, said, "--system", "be a cat", "--max-new-tokens", 5)
+    assert result.exit_code == 0, result.output
+    first = "<system>be a cat<user>the cat<answer>"
+    assert prompts[0] == first and prompts[2] == "<system>be a cat<user>the mat<answer>" and len(prompts) == 3
+    assert prompts[1].startswith("<system>be a cat<user>the cat<assistant>") and prompts[1].endswith("a mat<answer>")
+    assert result.output.count("tokens/s") == 3 and "entropy" in result.output and "forgotten" in result.output
+
+
+def talk(folder, lines, *options):
+    from typer.testing import CliRunner
+
+    arguments = list(map(str, ["chat", folder, *options]))
+    return CliRunner().invoke(cli.make_app(), arguments, input="\n".join(lines) + "\n")
+
+
+def test_chat_forgets_the_oldest_when_it_grows_too_long(writer):
+    result = talk(writer, ["the cat sat on the mat"] * 6, "--max-new-tokens", 20)
+    assert result.exit_code == 0 and "oldest question" in result.output, result.output
+    assert result.output.count("tokens/s") == 6
+    result = talk(writer, ["the cat sat on the mat" * 20, "the cat"], "--max-new-tokens", 20)
+    assert "exceed the 128" in result.output and result.output.count("tokens/s") == 1
+
+
+def test_an_interrupted_answer_is_kept(writer, capsys, monkeypatch):
+    from kerasnets import chat
+
+    writes = chat.Writer(writer, max_new_tokens=9)
+    stream = type(writes.model).stream
+
+    def interrupted(*arguments, **settings):
+        steps = stream(writes.model, *arguments, **settings)
+        yield next(steps)
+        yield next(steps)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(writes.model, "stream", interrupted, raising=False)
+    text = writes.write([40, 41])
+    monkeypatch.undo()
+    assert len(writes.ids) == 2 and text == writes.tokenizer.decode(writes.ids)
+    begun = list(writes.ids)
+    assert writes.write([40, 41]).startswith(text.rstrip("\ufffd")) and writes.ids[:2] == begun  # it goes on as ever
+
+
+def test_no_chat_without_a_template(writer):
+    (writer / "chat_template.jinja").unlink(missing_ok=True)
+    settings = json.loads((writer / "tokenizer_config.json").read_text())
+    settings.pop("chat_template", None)
+    (writer / "tokenizer_config.json").write_text(json.dumps(settings))
+    result = talk(writer, ["the cat"])
+    assert result.exit_code == 1 and "no chat template" in result.output

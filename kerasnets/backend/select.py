@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 
@@ -72,4 +73,8 @@ def elsewhere(name, *arguments):
     if name in (None, keras.config.backend()):
         return None
     check(name)
-    return subprocess.run([sys.executable, *arguments], env={**os.environ, "KERAS_BACKEND": name}).returncode
+    answers = signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C is for the other process alone, which goes on
+    try:
+        return subprocess.run([sys.executable, *arguments], env={**os.environ, "KERAS_BACKEND": name}).returncode
+    finally:
+        signal.signal(signal.SIGINT, answers)
