@@ -1,4 +1,4 @@
-"""The command line: `kerasnets list`, `kerasnets inspect FOLDER`; `python -m kerasnets.cli` is the same.
+"""The command line: `kerasnets list`, `inspect FOLDER`, `tag FOLDER TEXT …`; `python -m kerasnets.cli` is the same.
 
 `inspect` says whether `kn.from_pretrained` would take a checkpoint, and everything that it would refuse. It makes the
 model of weights that have a shape and no numbers, within a `keras.StatelessScope`, so that a checkpoint larger than the
@@ -6,6 +6,7 @@ memory can be looked at; of the files it reads the headers, and those tensors th
 """
 
 import ast
+import json
 import math
 import pathlib
 import re
@@ -20,6 +21,13 @@ from kerasnets.backend.select import elsewhere  # Keras is there already: anothe
 from kerasnets.trace import joined, paths
 
 THIS = ("-m", "kerasnets.cli")
+VERBS = {
+    "embed": "A vector for each text.",
+    "fill_mask": "What may stand in place of each [MASK], or as the tokenizer calls it.",
+    "classify": "Of which kind each text is.",
+    "tag": "The names in each text.",
+    "answer": "Where each text answers the question, which is the first of the texts.",
+}
 
 
 def main():
@@ -67,6 +75,8 @@ def make_app():
     def inspect_command(source: Source, task: Task = None, backend: Backend = None):
         run(lambda: inspect(source, task), backend, "inspect", *(["--task", task] if task else []), "--", source)
 
+    for verb, about in VERBS.items():
+        add_verb(app, verb, about, run, Source, Backend)
     add_transcribe(app, run, Backend)
     chat.add_commands(app, run, Source, Backend)
     return app
@@ -99,6 +109,33 @@ def transcribe(file, source, language, task):
         return refuse([str(error)])
     for segment in said["segments"]:
         print(f"{segment['start']:8.2f} {segment['end']:8.2f}  {segment['text']}")
+    return 0
+
+
+def add_verb(app, verb, about, run, Source, Backend):
+    """A command that does with texts what `kn.verb` does, one JSON value for each on a line of its own."""
+    import typer
+
+    Texts = Annotated[list[str] | None, typer.Argument(help="The texts; without any, the lines of the standard input.")]
+    name = verb.replace("_", "-")
+
+    @app.command(name, help=about)
+    def command(source: Source, texts: Texts = None, backend: Backend = None):
+        given = texts or sys.stdin.read().splitlines()
+        run(lambda: tell(verb, source, given), backend, name, "--", source, *given)
+
+
+def tell(verb, source, texts):
+    """Print what `kn.verb` makes of the texts; the exit status."""
+    try:
+        model = kn.from_pretrained(source, "backbone" if verb == "embed" else None)
+        tokenizer = kn.Tokenizer.from_pretrained(source)
+        texts = ([texts[0]] * len(texts[1:]), texts[1:]) if verb == "answer" and texts else (texts,)
+        results = getattr(kn, verb)(model, tokenizer, *texts)
+    except (ImportError, OSError, ValueError) as error:
+        return refuse([str(error)])
+    for result in results:
+        print(json.dumps(result.tolist() if verb == "embed" else result, ensure_ascii=False))
     return 0
 
 

@@ -65,6 +65,7 @@ def fill_mask(model, tokenizer, texts, top=5, batch_size=32, overlap=128):
     "token", "id", "probability", and "text", the whole text with it in that place.
     Raises `ValueError` for a text without such a place.
     """
+    check_task(model, "fill_mask", "masked_lm")
     texts, is_one = listed(texts)
     if tokenizer.mask_token_id is None:
         raise ValueError("the tokenizer's files name no mask_token: this model was not trained to fill words in.")
@@ -105,6 +106,7 @@ def classify(model, tokenizer, texts, pairs=None, threshold=0.5, batch_size=32, 
     One label of several: "label", its "probability", and the "probabilities" of all. Any number of labels: "labels",
     those more probable than `threshold`, and all "probabilities". Regression: "value", or "values" of several.
     """
+    check_task(model, "classify", "sequence_classifier")
     texts, is_one = listed(texts)
     pairs = [pairs] if isinstance(pairs, str) else pairs
     rows = tokenizer.encodings(texts, pairs, longest(model, max_length))
@@ -132,6 +134,7 @@ def tag(model, tokenizer, texts, batch_size=32, overlap=64):
     A word has the label of its first token. Words labelled B-x, I-x, … are one name, and so are neighbours labelled x;
     O is no name. The probability is the mean over the words.
     """
+    check_task(model, "tag", "token_classifier")
     texts, is_one = listed(texts)
     found = windows(tokenizer, texts, None, longest(model), overlap)
     scores = run(model, tokenizer, [window.encoding for window in found], probabilities, batch_size)
@@ -190,6 +193,7 @@ def answer(model, tokenizer, questions, texts, max_tokens=30, can_refuse=False, 
     among all tokens of its window. `can_refuse`, for models trained with questions that have no answer: "text" is None
     where the first token of all, [CLS], is more likely than any answer.
     """
+    check_task(model, "answer", "question_answerer")
     questions, is_one = listed(questions)
     texts = [texts] if isinstance(texts, str) else texts
     found = windows(tokenizer, questions, texts, longest(model), overlap)
@@ -227,6 +231,11 @@ def finished(result, text, can_refuse):
         return nothing
     found = {name: result[name] for name in ("start", "end", "probability")}
     return {"text": text[result["start"] : result["end"]], **found}
+
+
+def check_task(model, verb, task):
+    if getattr(model, "task", task) != task:
+        raise ValueError(f"kn.{verb} needs a model for {task!r}; received {type(model).__name__}, for {model.task!r}.")
 
 
 def listed(texts):

@@ -1,6 +1,7 @@
 """Texts in, answers out: each verb against the model itself, one text at a time, and against what is known of it."""
 
 import importlib.util
+import json
 import pathlib
 import re
 import types
@@ -194,6 +195,9 @@ def test_wrong_arguments_are_refused_in_words(tokenizer):
         kn.embed(model, tokenizer, TEXTS, batch_size=0)
     with pytest.raises(ValueError, match="input_ids: token ids must lie"):
         kn.embed(kn.BERT(vocab_size=9, **SIZES), tokenizer, TEXTS)
+    with pytest.raises(ValueError, match="kn.tag needs a model for 'token_classifier'; received BERT, for 'backbone'"):
+        kn.tag(model, tokenizer, TEXTS)
+    model = kn.BERTQuestionAnswerer(vocab_size=tokenizer.vocab_size, **SIZES)
     with pytest.raises(ValueError, match="needs its text"):
         kn.answer(model, tokenizer, ["where", "who"], ["here"])
     with pytest.raises(ValueError, match="a question alone"):
@@ -236,3 +240,35 @@ def test_minilm_gives_the_vectors_of_transformers():
     assert_close(vectors, expected)
     eats = kn.embed(model, tokenizer, ["A man is eating food.", "A man is eating a piece of bread."])
     assert float(eats[0] @ eats[1]) == pytest.approx(0.7553, abs=1e-4)
+
+
+def test_command_line(tokenizer, tmp_path):
+    """`kerasnets classify FOLDER TEXT …`: a line of JSON for each text, those given or those read."""
+    pytest.importorskip("typer")
+    pytest.importorskip("rich")
+    from typer.testing import CliRunner
+
+    from kerasnets import cli
+
+    for verb, task in (
+        ("classify", kn.BERTSequenceClassifier),
+        ("answer", kn.BERTQuestionAnswerer),
+        ("embed", kn.BERT),
+    ):
+        model = task(vocab_size=tokenizer.vocab_size, **SIZES)
+        kn.to_pretrained(model, tmp_path / verb)
+        tokenizer.save_pretrained(tmp_path / verb)
+        texts = TEXTS[:2]
+        result = CliRunner().invoke(cli.make_app(), [verb, str(tmp_path / verb), *texts])
+        assert result.exit_code == 0, result.output
+        found = [json.loads(line) for line in result.output.splitlines()]
+        expected = kn.answer(model, tokenizer, [texts[0]], texts[1:]) if verb == "answer" else None
+        expected = expected or getattr(kn, verb)(model, tokenizer, texts)
+        if verb == "embed":
+            assert_close(found, expected)
+        else:
+            assert [list(each) for each in found] == [list(each) for each in expected]
+    read = CliRunner().invoke(cli.make_app(), ["embed", str(tmp_path / "embed")], input="\n".join(texts))
+    assert read.exit_code == 0 and read.output == result.output
+    wrong = CliRunner().invoke(cli.make_app(), ["fill-mask", str(tmp_path / "classify"), "one"])
+    assert wrong.exit_code == 1 and "kn.fill_mask needs a model for 'masked_lm'" in wrong.output
