@@ -6,8 +6,8 @@
 Texts of like length are read together, and come back in their own order.
 """
 
-from kerasnets import generation
-from kerasnets.text import listed, longest
+from kerasnets import backend, generation
+from kerasnets.text import listed, longest, rounded
 
 INCOMPLETE = "\ufffd"  # bytes that are no character yet
 
@@ -51,11 +51,13 @@ def check(model, batch_size, settings):
 
 
 def batches(tokenizer, rows, batch_size):
-    """(numbers of the texts, their arrays), the longest first."""
+    """(numbers of the texts, their ids and masks), the longest first; filled up with the last, where that pays."""
     order = sorted(range(len(rows)), key=lambda i: -len(rows[i].ids))
     for begin in range(0, len(rows), batch_size):
         chosen = order[begin : begin + batch_size]
-        ids, mask = [rows[i].ids for i in chosen], [[1] * len(rows[i].ids) for i in chosen]
+        count = rounded(len(chosen)) if backend.compiles_each_shape else len(chosen)
+        ids = [rows[i].ids for i in chosen + chosen[-1:] * (count - len(chosen))]
+        mask = [[1] * len(row) for row in ids]
         yield chosen, {"input_ids": ids, "attention_mask": mask}
 
 
@@ -63,7 +65,7 @@ def whole(model, tokenizer, inputs, settings):
     """(number, text) of each."""
     stops = generation.stop_tokens(model.config, settings.get("stop_tokens"))
     for chosen, batch in inputs:
-        for i, ids in zip(chosen, model.generate(batch, **settings).tolist(), strict=True):
+        for i, ids in zip(chosen, model.generate(batch, **settings).tolist(), strict=False):
             yield i, tokenizer.decode(until(ids, stops))
 
 
@@ -77,7 +79,7 @@ def pieces(model, tokenizer, inputs, settings):
 def pieces_of(tokenizer, chosen, steps, stops):
     ids, sent = [[] for _ in chosen], [""] * len(chosen)
     for step in steps:
-        for row, token in enumerate(step.tolist()):
+        for row, token in enumerate(step.tolist()[: len(chosen)]):
             ids[row].append(token)
             text = sendable(tokenizer, tokenizer.decode(until(ids[row], stops)))
             if len(text) > len(sent[row]):
