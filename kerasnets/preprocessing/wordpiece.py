@@ -32,7 +32,8 @@ class WordPiece:
             raise ValueError(f"WordPiece: the vocabulary must hold the unknown token {unknown!r}.")
         self.vocabulary, self.unknown, self.lowercase = dict(vocabulary), unknown, lowercase
         self.tokens = {id: token for token, id in self.vocabulary.items()}
-        self.cut = functools.lru_cache(2**16)(self.cut)  # texts repeat their words
+        self.cut = functools.lru_cache(2**16)(self.cut)  # texts repeat their words and letters
+        self.normal = functools.lru_cache(2**16)(self.normal)
 
     @classmethod
     def from_file(cls, path, **options):
@@ -121,10 +122,12 @@ class WordPiece:
         return text
 
 
+@functools.cache
 def is_punctuation(letter):
     """Every sign of ASCII that is neither letter nor digit, and what Unicode calls punctuation."""
     return "!" <= letter <= "~" and not letter.isalnum() or unicodedata.category(letter)[0] == "P"
 
 
+@functools.cache
 def is_chinese(letter):
     return any(first <= ord(letter) <= last for first, last in CHINESE)
