@@ -1,5 +1,7 @@
 """`kn.transcribe`: the segments of transformers' sequential algorithm, and what it refuses."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -143,8 +145,8 @@ def test_the_command_writes_a_line_for_each_segment(folder, tmp_path):
     soundfile.write(tmp_path / "a.wav", sound(2), 16000)
     given = ["transcribe", str(tmp_path / "a.wav"), "--model", str(folder)]
     result = runner.invoke(cli.make_app(), [*given, "--language", "en"])
-    said = kn.transcribe(kn.from_pretrained(folder), make_tokenizer(), sound(2), "en")["segments"]
-    assert result.exit_code == 0 and len(result.output.splitlines()) == len(said) > 0
+    lines = result.output.splitlines()
+    assert result.exit_code == 0 and lines and all(re.match(r" +\d+\.\d\d +\d+\.\d\d  ", line) for line in lines)
     result = runner.invoke(cli.make_app(), [*given, "--language", "xx"])
     assert result.exit_code == 1 and "language must be one of" in result.output
 

@@ -35,6 +35,8 @@ from kerasnets.seq2seq import (
 
 EPSILON = 1e-5
 OFFSET = 2  # rows of the positions' tables before the one of position 0
+AS_THE_ENCODER = {"num_decoder_layers": "num_layers", "num_decoder_heads": "num_heads"}
+AS_THE_ENCODER |= {"decoder_feedforward_size": "feedforward_size"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,6 +64,11 @@ class Config(TaskConfig):
     decoder_start_token_id: int | None = 2
     forced_bos_token_id: int | None = None
     forced_eos_token_id: int | None = 2
+
+    def __post_init__(self):
+        for name, size in AS_THE_ENCODER.items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, getattr(self, size))
 
 
 PRESETS = {
@@ -146,9 +153,8 @@ class BART(EncoderDecoder):
         self.encoder_blocks = [BARTEncoderBlock(config, *sizes) for _ in range(config.num_layers)]
         self.decoder_position_embedding = layers.PositionEmbedding(config.max_length + OFFSET)
         self.decoder_embedding_norm = layers.LayerNormalization(epsilon=EPSILON)
-        sizes = config.num_decoder_heads or sizes[0], config.decoder_feedforward_size or sizes[1]
-        depth = config.num_decoder_layers or config.num_layers
-        self.decoder_blocks = [BARTDecoderBlock(config, *sizes) for _ in range(depth)]
+        sizes = config.num_decoder_heads, config.decoder_feedforward_size
+        self.decoder_blocks = [BARTDecoderBlock(config, *sizes) for _ in range(config.num_decoder_layers)]
 
     def encode(self, inputs):
         input_ids, padding = self.unpack(inputs, "input_ids", "attention_mask")

@@ -21,6 +21,8 @@ from kerasnets.layers.layer import Layer, public
 from kerasnets.seq2seq import EncoderDecoder, Seq2SeqLM, block_rows, norm_rows, of_block
 
 EPSILON = 1e-5
+AS_THE_ENCODER = {"num_decoder_layers": "num_layers", "num_decoder_heads": "num_heads"}
+AS_THE_ENCODER |= {"decoder_feedforward_size": "feedforward_size"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,6 +49,11 @@ class Config:
     suppress_tokens: tuple = ()
     begin_suppress_tokens: tuple = (220, 50257)
     forced_decoder_ids: tuple = ()  # (place, token) each
+
+    def __post_init__(self):
+        for name, size in AS_THE_ENCODER.items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, getattr(self, size))
 
 
 SIZES = ("hidden_size", "num_layers", "num_heads", "feedforward_size")
@@ -153,9 +160,8 @@ class Whisper(EncoderDecoder):
         self.encoder_norm = layers.LayerNormalization(epsilon=EPSILON)
         self.token_embedding = layers.Embedding(config.vocab_size, config.hidden_size)
         self.decoder_position_embedding = layers.PositionEmbedding(config.max_length)
-        sizes = config.num_decoder_heads or sizes[0], config.decoder_feedforward_size or sizes[1]
-        depth = config.num_decoder_layers or config.num_layers
-        self.decoder_blocks = [WhisperDecoderBlock(config, *sizes) for _ in range(depth)]
+        sizes = config.num_decoder_heads, config.decoder_feedforward_size
+        self.decoder_blocks = [WhisperDecoderBlock(config, *sizes) for _ in range(config.num_decoder_layers)]
         self.decoder_norm = layers.LayerNormalization(epsilon=EPSILON)
 
     def smallest_inputs(self):

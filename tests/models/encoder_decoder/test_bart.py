@@ -108,6 +108,13 @@ def test_generates(tmp_path):
     seq2seq.assert_generates(kn.from_pretrained(tmp_path), theirs, seq2seq.some_inputs(VOCAB))
 
 
+def test_a_decoder_like_the_encoder_is_written_with_its_sizes(tmp_path):
+    kn.to_pretrained(kn.BARTSeq2SeqLM(**SMALL), tmp_path)
+    values = json.loads((tmp_path / "config.json").read_text())
+    sizes = [values[f"decoder_{name}"] for name in ("layers", "attention_heads", "ffn_dim")]
+    assert sizes == [SMALL[name] for name in ("num_layers", "num_heads", "feedforward_size")]
+
+
 def test_trains():
     seq2seq.assert_trains(kn.BARTSeq2SeqLM(**{**SMALL, "num_layers": 1}), seq2seq.some_inputs(VOCAB), 2, VOCAB)
 

@@ -89,6 +89,13 @@ def test_positions_are_given_not_learned():
     assert np.abs(parity.to_numpy(sines((1500, 384), "float32")) - expected).max() < 2e-4  # angles to 1500 in float32
 
 
+def test_a_decoder_like_the_encoder_is_written_with_its_sizes(tmp_path):
+    kn.to_pretrained(kn.WhisperSeq2SeqLM(**SMALL), tmp_path)
+    values = json.loads((tmp_path / "config.json").read_text())
+    sizes = [values[f"decoder_{name}"] for name in ("layers", "attention_heads", "ffn_dim")]
+    assert sizes == [SMALL[name] for name in ("num_layers", "num_heads", "feedforward_size")]
+
+
 def test_trains():
     seq2seq.assert_trains(kn.WhisperSeq2SeqLM(**{**SMALL, "num_layers": 1}), some_inputs(), 3, VOCAB)
 
