@@ -44,22 +44,40 @@ def round_as(small, model):
 def test_product_is_that_of_the_rounded_numbers(rows, inputs, outputs):
     """Inputs of very different sizes: none of their bits may be lost beside a large one."""
     x = numbers(rows, inputs) * np.exp(3 * numbers(inputs, seed=1))
-    values, scale = quantized.rounded(numbers(outputs, inputs, seed=2))
-    y = backend.int8_product(*map(ops.convert_to_tensor, (x, values, scale)))
-    assert error(y, x.astype("float64") @ (values.astype("float64") * scale[:, None]).T) < 1e-6
+    arrays = quantized.rounded(numbers(outputs, inputs, seed=2), np.exp(numbers(inputs, seed=1)))
+    matrix = quantized.Int8Matrix(*map(ops.convert_to_tensor, arrays))
+    exact = x.astype("float64") @ ops.convert_to_numpy(matrix.as_table()).astype("float64").T
+    assert error(quantized.dense(ops.convert_to_tensor(x), matrix), exact) < 1e-6
 
 
 def test_product_with_nothing_is_nothing():
-    values, scale = quantized.rounded(numbers(3, 4))
-    y = backend.int8_product(ops.zeros((2, 4)), ops.convert_to_tensor(values), ops.convert_to_tensor(scale))
+    values = ops.convert_to_tensor(np.ones((3, 4), "int8"))
+    y = backend.int8_product(ops.zeros((2, 4)), values, ops.ones(3))
     assert not ops.convert_to_numpy(y).any()
 
 
-def test_rounding_is_to_the_nearest_of_255_steps():
+def test_rounding_is_to_the_nearest_of_255_steps_or_of_254_times_as_many():
     table = np.concatenate([numbers(5, 40) * np.float32([[1e-4], [1], [10], [1e3], [1e-20]]), np.zeros((1, 40), "f4")])
-    values, scale = quantized.rounded(table)
-    assert values.dtype == np.int8 and values.min() >= -127 and (np.abs(values[:5]).max(1) == 127).all()
-    assert (np.abs(values * scale[:, None] - table) <= 0.5001 * scale[:, None]).all() and not values[5].any()
+    sizes = np.ones(40)
+    sizes[[7, 31]] = 2, 3
+    values, scale, twice = quantized.rounded(table, sizes)
+    assert twice.tolist() == [7, 31] and values.shape == (6, 42) and values.dtype == np.int8
+    assert values.min() >= -127 and (np.abs(values[:5]).max(1) == 127).all() and not values[5].any()
+    matrix = quantized.Int8Matrix(*map(ops.convert_to_tensor, (values, scale, twice)))
+    steps = np.abs(ops.convert_to_numpy(matrix.as_table()) - table) / scale[:, None]
+    assert steps.max() < 0.501 and steps[:, twice].max() < 0.501 / 254
+
+
+def test_large_inputs_are_found():
+    """Of a norm that makes two channels large, the weights behind it have their second digit there."""
+    model = every_family.make("LLaMACausalLM")
+    gain = np.ones(32, "float32")
+    gain[[4, 29]] = 30
+    model.backbone.blocks[1].attention_norm.set_weights([gain])
+    model.backbone.final_norm.set_weights([gain])
+    small = kn.quantize(model)
+    for matrix in (small.backbone.blocks[1].attention.query.kernel, small.head.kernel):
+        assert ops.convert_to_numpy(matrix.twice).tolist() == [4, 29]
 
 
 @pytest.mark.parametrize(
@@ -75,7 +93,9 @@ def test_a_layer_of_its_own(make):
     assert again.dtype_policy == layer.dtype_policy and tuple(again(x).shape) == tuple(
         layer.compute_output_shape(x.shape)
     )
-    assert [w.dtype for w in again.weights if w.dtype in ("int8", "float32")] == [w.dtype for w in layer.weights]
+    assert [w.dtype for w in again.weights if w.dtype in ("int8", "int32", "float32")] == [
+        w.dtype for w in layer.weights
+    ]
 
 
 @pytest.mark.parametrize("name", NAMES)
