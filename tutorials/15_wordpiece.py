@@ -224,6 +224,8 @@ figure, axes = plt.subplots(1, 2, figsize=(12, 4.5), layout="constrained")
 for kind, values in lengths.items():
     axes[0].plot(sizes, values, marker="o", label=kind)
 axes[0].set(xscale="log", xlabel="size of the vocabulary", ylabel="tokens per word", title="Three unseen books")
+axes[0].set_xticks(sizes, sizes)
+axes[0].minorticks_off()
 axes[0].legend()
 numbers = np.sort(np.bincount(pieces["input_ids"][is_real], minlength=3000))[::-1]
 axes[1].loglog(np.arange(1, 3001), np.maximum(numbers, 0.5))

@@ -169,36 +169,48 @@ class Word2Vec(Model):
 
     def step(self, _, carry, blocks):
         """STEPS small steps; one program on XLA."""
+        pairs = self.pairs(**blocks)
         for i in range(STEPS):
-            carry = self.small_step(*carry, **{name: array[i] for name, array in blocks.items()})
+            carry = self.small_step(*carry, **{name: array[i] for name, array in pairs.items()})
         return carry
 
-    def small_step(self, v, u, ids, numbers, windows, negatives, rate):
-        """v and u after one step of gradient ascent; per chunk of C places: S = h uᵀ, G = rate · weight · (y − σ(S)).
+    def pairs(self, ids, numbers, windows, negatives, rate):
+        """Which rows of v foretell which of u, and how often each of these pairs counts, times the learning rate.
+
+        Arrays (STEPS, n chunks, …). `weight` has a column for each of u's rows, `positive` is its part with y = 1.
+        """
+        W = self.config.window
+        centre, near = ids[..., W:-W], near_of(numbers, windows, W)  # (…, C), (…, C, C + 2W)
+        if self.config.kind == "skip_gram":
+            read, told, positive, pairs = centre, ids, near, {}
+        else:
+            read, told, pairs = ids, centre, {"near": near}
+            positive = ops.cast(ops.any(near > 0, axis=-1, keepdims=True), "float32") * ops.eye(CHUNK)
+        other = ops.cast(told[..., :, None] != negatives[..., None, :], "float32")  # no word is a negative of itself
+        drawn = ops.matmul(positive, other) * (self.config.num_negatives / negatives.shape[-1])
+        rate = ops.reshape(rate, (-1, 1, 1, 1))
+        return {
+            **pairs,
+            "read": read,
+            "told": ops.concatenate([told, negatives], axis=-1),
+            "positive": rate * ops.concatenate([positive, ops.zeros_like(drawn)], axis=-1),
+            "weight": rate * ops.concatenate([positive, drawn], axis=-1),
+        }
+
+    def small_step(self, v, u, read, told, positive, weight, near=None):
+        """v and u after one step of gradient ascent; per chunk: S = h uᵀ, G = weight · (y − σ(S)), dh = G u, du = Gᵀ h.
 
         As in Mikolov's code each word of a CBOW window takes the whole of its mean's gradient.
         """
-        W = self.config.window
-        centre, near = ids[:, W:-W], near_of(numbers, windows, W)  # (n, C), (n, C, C + 2W)
-        if self.config.kind == "skip_gram":
-            read, told, positive = centre, ids, near
-            h = ops.take(v, read, axis=0)  # (n, C, D)
-        else:
-            count = ops.sum(near, axis=-1, keepdims=True)
-            read, told, positive = ids, centre, ops.cast(count > 0, "float32") * ops.eye(CHUNK)
-            h = ops.matmul(near / ops.maximum(count, 1), ops.take(v, read, axis=0))
-        other = ops.cast(told[:, :, None] != negatives[:, None, :], "float32")  # no word is a negative of itself
-        drawn = ops.matmul(positive, other) * (self.config.num_negatives / negatives.shape[1])
-        weight = ops.concatenate([positive, drawn], axis=-1)  # how often each pair counts
-        y = ops.cast(ops.arange(weight.shape[-1]) < told.shape[1], "float32")
-        told = ops.concatenate([told, negatives], axis=1)
-        rows = ops.take(u, told, axis=0)  # (n, …, D)
-        G = rate * weight * (y - ops.sigmoid(ops.matmul(h, ops.transpose(rows, (0, 2, 1)))))
+        h, rows = ops.take(v, read, axis=0), ops.take(u, told, axis=0)  # (n, …, D)
+        if near is not None:
+            h = ops.matmul(near / ops.maximum(ops.sum(near, axis=-1, keepdims=True), 1), h)  # (n, C, D)
+        G = positive - weight * ops.sigmoid(ops.matmul(h, ops.transpose(rows, (0, 2, 1))))
         dv, du, often = ops.matmul(G, rows), ops.matmul(ops.transpose(G, (0, 2, 1)), h), ops.sum(weight, axis=-1)
-        if self.config.kind == "cbow":
+        if near is not None:
             back = ops.transpose(near, (0, 2, 1))
             dv, often = ops.matmul(back, dv), ops.squeeze(ops.matmul(back, often[..., None]), -1)
-        return [moved(v, read, dv, often, rate), moved(u, told, du, ops.sum(weight, axis=1), rate)]
+        return [moved(v, read, dv, often), moved(u, told, du, ops.sum(weight, axis=1))]
 
     # The vectors
 
@@ -257,17 +269,17 @@ def checked(sentences):
 
 
 def near_of(numbers, windows, W):
-    """1 where a word stands in the window of a place and in the same sentence.   → (n, C, C + 2W)"""
+    """1 where a word stands in the window of a place and in the same sentence.   → (…, C, C + 2W)"""
     distance = ops.abs(ops.arange(CHUNK + 2 * W) - W - ops.arange(CHUNK)[:, None])
-    near = (distance > 0) & (distance <= windows[:, :, None])
-    same = (numbers[:, None, :] == numbers[:, W:-W, None]) & (numbers[:, None, :] >= 0)
+    near = (distance > 0) & (distance <= windows[..., None])
+    same = (numbers[..., None, :] == numbers[..., W:-W, None]) & (numbers[..., None, :] >= 0)
     return ops.cast(ops.logical_and(near, same), "float32")
 
 
-def moved(table, places, rows, often, rate):
-    """The table with `rows` added at `places`; a word that counts too often at once is moved as if it were fewer."""
+def moved(table, places, rows, often):
+    """The table with `rows` added at `places`; a word that counts too `often` at once moves as if it were fewer."""
     total = backend.added(ops.zeros(table.shape[0]), ops.reshape(places, (-1,)), ops.reshape(often, (-1,)))
-    scale = LONGEST / ops.maximum(rate * total, LONGEST)
+    scale = LONGEST / ops.maximum(total, LONGEST)
     rows = rows * ops.take(scale, places, axis=0)[..., None]
     return backend.added(table, ops.reshape(places, (-1,)), ops.reshape(rows, (-1, table.shape[1])))
 

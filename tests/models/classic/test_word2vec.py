@@ -33,14 +33,12 @@ def test_step_by_hand(kind, sentences, random):
     """Pair by pair, from the vectors as they were before the step."""
     model = kn.Word2Vec.from_sentences(sentences, kind=kind, hidden_size=8, window=3, num_negatives=4)
     v, u = (random.normal(size=w.shape).astype("float32") for w in model.get_weights())
-    block = next(model.blocks(*model.read(sentences), np.random.RandomState(0)))[1]
-    block = {name: array[0] for name, array in block.items()}
-    rate = np.float32(2e-3)
-    found = model.small_step(
-        *(keras.ops.convert_to_tensor(x.copy()) for x in (v, u)),
-        **{name: keras.ops.convert_to_tensor(array) for name, array in block.items()},
-        rate=keras.ops.convert_to_tensor(rate),
-    )
+    blocks = next(model.blocks(*model.read(sentences), np.random.RandomState(0)))[1]
+    rate = np.full(word2vec.STEPS, 2e-3, "float32")
+    convert = keras.ops.convert_to_tensor
+    pairs = model.pairs(**{name: convert(array) for name, array in blocks.items()}, rate=convert(rate))
+    found = model.small_step(convert(v.copy()), convert(u.copy()), **{name: x[0] for name, x in pairs.items()})
+    block = {name: array[0] for name, array in blocks.items()}
     dv, du = np.zeros(v.shape), np.zeros(u.shape)
     for ids, numbers, windows, negatives in zip(*(block[n] for n in list(block)), strict=True):
         for place in range(3, 3 + word2vec.CHUNK):
@@ -54,7 +52,7 @@ def test_step_by_hand(kind, sentences, random):
                 h = v[read].mean(axis=0)
                 drawn = [(word, 0, 4 / word2vec.SHARED[kind]) for word in negatives if word != told]
                 for word, y, weight in [(told, 1, 1), *drawn]:
-                    g = rate * weight * (y - sigmoid(u[word] @ h))
+                    g = rate[0] * weight * (y - sigmoid(u[word] @ h))
                     np.add.at(dv, read, g * u[word])
                     du[word] += g * h
     for table, before, step in ((found[0], v, dv), (found[1], u, du)):
@@ -65,9 +63,9 @@ def test_step_by_hand(kind, sentences, random):
 
 def test_a_word_is_not_moved_too_far_at_once():
     table, places = np.zeros((3, 2), "float32"), np.array([[0] * 100 + [1]])
-    rows, often = np.ones((1, 101, 2), "float32"), np.ones((1, 101), "float32")
+    rows, often = np.ones((1, 101, 2), "float32"), np.full((1, 101), 0.1, "float32")
     convert = keras.ops.convert_to_tensor
-    moved = word2vec.moved(*map(convert, (table, places, rows, often)), convert(np.float32(0.1)))
+    moved = word2vec.moved(*map(convert, (table, places, rows, often)))
     expected = [[100 * word2vec.LONGEST / (0.1 * 100)] * 2, [1, 1], [0, 0]]
     np.testing.assert_allclose(keras.ops.convert_to_numpy(moved), expected, rtol=1e-5)
 
