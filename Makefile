@@ -3,7 +3,7 @@
 #   make demo         train a CNN on real digits, then run the saved model on the other backends
 #   make test         all tests on the three backends, one after the other
 #   make tutorials    every tutorial, one after the other
-#   make benchmark    our layers against keras.layers and torch.nn on this machine
+#   make benchmark    our layers and models against those of Keras, torch, transformers, KerasHub, gensim on this machine
 #   make conformance  the tests that Keras ships for its own layers, run against ours
 #   make lint         ruff
 #   make install      only what the tests need
@@ -62,6 +62,10 @@ benchmark: $(call has,benchmarks) .venv/.has-peers
 	$(RUN) -m benchmarks.recurrent
 	$(RUN) -m benchmarks.classic
 	$(RUN) -m benchmarks.training
+	$(RUN) -m benchmarks.generation
+	$(RUN) -m benchmarks.encoders
+	$(RUN) -m benchmarks.word2vec
+	$(RUN) -m benchmarks.int8
 
 lint: .venv/.has-lint
 	.venv/bin/ruff check .
