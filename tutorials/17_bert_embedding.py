@@ -5,7 +5,7 @@
 # it is, to which of two texts it belongs, and where it stands. BERT (Devlin et al. 2018, arXiv:1810.04805) keeps a
 # learned table for each of the three, adds the rows and brings the sum to one scale:
 #
-# x = norm(E[i] + S[s] + P[t])
+# $x = \mathrm{norm}(E_i + S_s + P_t)$
 #
 # We take the tables of a real model apart, all-MiniLM-L6-v2: a BERT of six blocks, trained for sentence vectors.
 #
@@ -14,7 +14,7 @@
 # 注意力看到的只是一组向量。关于一个词元，凡是要让它知道的，都得写进向量里：是哪个词元、属于两段文字中的哪一段、
 # 站在什么位置。BERT（Devlin 等，2018，arXiv:1810.04805）为三者各学一张表，把对应的行相加，再统一尺度：
 #
-# x = norm(E[i] + S[s] + P[t])
+# $x = \mathrm{norm}(E_i + S_s + P_t)$
 #
 # 我们拆开一个真实模型的表：all-MiniLM-L6-v2，一个六层的 BERT，为句向量而训练。
 
