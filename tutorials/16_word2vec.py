@@ -145,7 +145,7 @@ for word, share, stays in zip(("the", "king", "water", "anarchism"), f, np.sqrt(
 # Skip-gram and CBOW over the same text; a baseline that counts instead of learning (tutorial 08: how often two words
 # stand together, against chance, and the 100 strongest directions); and vectors drawn at random. People have said of
 # 353 pairs how alike the two words are; Spearman's ρ says how well the cosines put the pairs in the same order. On so
-# small a text counting is still ahead; but it needs a table of V × V, while learning does not, and gains with more.
+# small a text counting is still ahead; but it needs a table of V × V; learning does not, and gains with more text.
 #
 # ## 训练
 # 同一文本上的 skip-gram 和 CBOW；一个只数不学的基线（教程 08：两词同现的次数与随机相比，取 100 个最强方向）；
