@@ -4,9 +4,9 @@
 
 256 sentences of Python's manual, cut into tokens beforehand by the same tokenizer, but for `kn.embed`, which does that
 too; mean pooling, float32, the same weights (the benchmark raises where the vectors differ; KerasHub's GELU is another
-one). `kn.embed` reads the longest first, 32 at a time, padded to the longest of the batch where that is free (torch)
-and to a round length where each length is compiled (XLA). "KerasHub" is `predict` as it comes, all texts padded to the
-length of the longest; "…, our batches" and transformers are given the batches that `kn.embed` makes.
+one). `kn.embed` reads the longest first, 32 at a time, padded to the longest of the batch where that is free (torch),
+to a round length where each length is compiled (XLA). "KerasHub" is `predict` as it comes: all texts padded to one
+length, that of the longest. "…, our batches" and transformers are given the batches that `kn.embed` makes.
 """
 
 import os
