@@ -15,7 +15,7 @@ from kerasnets import backend
 from kerasnets.layers import quantized
 from tests.models import every_family
 
-NAMES = ["GPT2CausalLM", "LLaMACausalLM", "BaichuanCausalLM", "BERTMaskedLM", "DeBERTaMaskedLM", "T5Seq2SeqLM"]
+NAMES = ["GPT2CausalLM", "BaichuanCausalLM", "DeBERTaMaskedLM", "T5Seq2SeqLM"]
 
 
 def numbers(*shape, seed=0):
@@ -123,15 +123,14 @@ def test_generation_of_a_saved_model(tmp_path):
     assert bytes_of(again) == bytes_of(model)
     assert np.array_equal(again.generate(ids, 12, stop_tokens=()), written)
     assert np.array_equal(np.stack(list(again.stream(ids, 12, stop_tokens=())), 1), written)
-    for step in range(12):  # the loop is the model
-        logits = ops.convert_to_numpy(model(np.concatenate([ids, written[:, :step]], axis=1)))[:, -1]
-        assert np.array_equal(logits.argmax(-1), written[:, step])
+    logits = ops.convert_to_numpy(model(np.concatenate([ids, written], axis=1)))  # the loop is the model
+    assert np.array_equal(logits[:, 4:-1].argmax(-1), written)
 
 
 def test_saved_here_loaded_on_another_backend(tmp_path):
-    other = next((n for n in ("torch", "jax") if n != keras.config.backend() and importlib.util.find_spec(n)), None)
-    if other is None:
-        pytest.skip("there is no other backend")
+    other = "jax"
+    if keras.config.backend() == other or not importlib.util.find_spec(other):
+        pytest.skip("another process with JAX reads the file")
     model = kn.quantize(every_family.make("GPT2CausalLM"))
     model.save(tmp_path / "x.keras")
     np.save(tmp_path / "x.npy", every_family.outputs(model))

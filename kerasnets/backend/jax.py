@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from keras import ops
 
 from kerasnets.backend import portable
-from kerasnets.backend.portable import added, average_pool, convolution, dense, int8_product, picked, placed  # noqa: F401  XLA does these well
+from kerasnets.backend.portable import added, average_pool, convolution, dense, picked, placed  # noqa: F401  XLA does these well
 
 supports_jit_around_recurrence = True
 
@@ -28,6 +28,12 @@ def recurrence_path(cell):
     if cell.implementation == 1:
         return None
     return "one projection of all inputs, a scan, weight gradients in one product"
+
+
+def int8_product(x, values, scale):
+    """x (Q s)ᵀ, Q read as it is in a loop too: without the barrier XLA turns Q into floats once, before the loop."""
+    x, values = jax.lax.optimization_barrier((x, values))
+    return portable.int8_product(x, values, scale)
 
 
 @jax.custom_jvp

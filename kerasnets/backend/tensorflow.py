@@ -7,7 +7,7 @@ from keras import ops
 from tensorflow.python.ops import control_flow_util
 
 from kerasnets.backend import portable
-from kerasnets.backend.portable import added, average_pool, dense, int8_product, picked, placed  # noqa: F401  XLA does these well
+from kerasnets.backend.portable import added, average_pool, dense, picked, placed  # noqa: F401  XLA does these well
 from kerasnets.backend.portable import attention_written_out as attention  # noqa: F401
 
 supports_jit_around_recurrence = False  # in one XLA program our loops would take turns instead of running together
@@ -21,6 +21,14 @@ def is_concrete(x):
 def settled(x):
     """x, which is there when the call that made it returns."""
     return x
+
+
+def int8_product(x, values, scale):
+    """x (Q s)ᵀ, Q read as it is in loops too: XLA would turn it into floats before, but a NaN may come."""
+    if not tf.executing_eagerly():
+        first = tf.reshape(x, [-1])[0]
+        values += tf.cast(tf.math.is_nan(first), values.dtype)
+    return portable.int8_product(x, values, scale)
 
 
 def recurrence_path(cell):

@@ -39,6 +39,7 @@ class Embedding(Layer):
     def build(self, input_shape=None):
         if not self.built:
             self.embeddings = quantized.make_table(self, "embeddings", (self.input_dim, self.output_dim))
+            quantized.unwrap(self, "embeddings")
 
     def call(self, inputs):
         guard.check_token_ids(inputs, self.input_dim, f"Layer {self.name!r}")

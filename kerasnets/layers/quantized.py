@@ -94,6 +94,13 @@ def make_table(layer, name, shape):
     )
 
 
+def unwrap(layer, name):
+    """A matrix that is given to other layers must be what it is: TensorFlow puts tuples of weights into wrappers."""
+    matrix = getattr(layer, name)
+    if isinstance(matrix, Int8Matrix):
+        object.__setattr__(layer, name, Int8Matrix(*matrix))
+
+
 def make_kernel(layer, name, shape):
     """The same for `shape` = (inputs, outputs), as kernels are."""
     is_rounded = isinstance(layer.dtype_policy, Int8Weights)
