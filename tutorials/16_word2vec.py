@@ -109,7 +109,8 @@ print(f"Loss by hand 手算损失 {loss:.4f}, Keras's step is the step by hand �
 blocks = next(small.blocks(*small.read([sentence]), np.random.RandomState(0)))[1]
 convert = keras.ops.convert_to_tensor
 rate = 0.01
-pairs = small.pairs(**{n: convert(x) for n, x in blocks.items()}, rate=convert(np.full(8, rate, "float32")))  # 8 steps
+rates = convert(np.full(len(blocks["ids"]), rate, "float32"))  # of the steps that go in one call
+pairs = small.pairs(**{name: convert(x) for name, x in blocks.items()}, rate=rates)
 by_model = small.small_step(convert(v.copy()), convert(u.copy()), **{n: x[0] for n, x in pairs.items()})  # the first
 
 dv, du = np.zeros_like(v), np.zeros_like(u)

@@ -22,7 +22,8 @@ from kerasnets import backend, layers, word_vectors
 from kerasnets.layers.layer import public
 from kerasnets.model import Model
 
-CHUNK, CHUNKS, STEPS = 16, 32, 8  # places that share their negatives; of them in a step; steps in a call
+CHUNK, STEPS = 16, 4  # places side by side that share their negatives; steps in a call
+CHUNKS = {"skip_gram": 64, "cbow": 128}  # of a step: the more the faster, but all start from the vectors before it
 # Negatives that a chunk shares, each counting for as many as each pair would draw of its own: the fewer, the coarser.
 SHARED = {"skip_gram": 64, "cbow": 16}
 LONGEST = 4.0  # learning rate × how often a word counts in one step, at most: it is moved once, not in turn
@@ -129,22 +130,23 @@ class Word2Vec(Model):
         return ids[kept], numbers[kept]
 
     def blocks(self, ids, numbers, random):
-        """(how far, what `step` takes): STEPS × CHUNKS × CHUNK places at a time, and `window` words on either side."""
-        W, size, shared = self.config.window, CHUNK * CHUNKS * STEPS, SHARED[self.config.kind]
+        """(how far, what `step` takes): STEPS × chunks × CHUNK places at a time, and `window` words on either side."""
+        W, chunks, shared = self.config.window, CHUNKS[self.config.kind], SHARED[self.config.kind]
+        size = CHUNK * chunks * STEPS
         after = -len(ids) % size + W
         numbers = np.pad(numbers, (W, after), constant_values=-1)
         ids = np.pad(ids, (W, after))
         drawn = np.cumsum(np.array(self.config.counts) ** 0.75)
-        spans = np.arange(0, size, CHUNK).reshape(STEPS, CHUNKS, 1) + np.arange(CHUNK + 2 * W)
+        spans = np.arange(0, size, CHUNK).reshape(STEPS, chunks, 1) + np.arange(CHUNK + 2 * W)
         for start in range(0, len(ids) - 2 * W, size):
             yield (
                 start / (len(ids) - 2 * W),
                 {
-                    "ids": ids[start + spans],  # (STEPS, CHUNKS, CHUNK + 2W)
+                    "ids": ids[start + spans],  # (STEPS, chunks, CHUNK + 2W)
                     "numbers": numbers[start + spans],
-                    "windows": random.randint(1, W + 1, (STEPS, CHUNKS, CHUNK)).astype("int32"),
+                    "windows": random.randint(1, W + 1, (STEPS, chunks, CHUNK)).astype("int32"),
                     "negatives": np.searchsorted(
-                        drawn, random.random_sample((STEPS, CHUNKS, shared)) * drawn[-1], side="right"
+                        drawn, random.random_sample((STEPS, chunks, shared)) * drawn[-1], side="right"
                     ).astype("int32"),
                 },
             )
