@@ -30,10 +30,10 @@ def recurrence_path(cell):
     return "one projection of all inputs, a scan, weight gradients in one product"
 
 
-def int8_product(x, values, scale):
+def int8_product(x, values, scale, twice):
     """x (Q s)ᵀ, Q read as it is in a loop too: without the barrier XLA turns Q into floats once, before the loop."""
     x, values = jax.lax.optimization_barrier((x, values))
-    return portable.int8_product(x, values, scale)
+    return portable.int8_product(x, values, scale, twice)
 
 
 @jax.custom_jvp

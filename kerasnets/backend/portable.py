@@ -12,8 +12,12 @@ def dense(x, kernel, bias=None):
     return y if bias is None else ops.add(y, bias)
 
 
-def int8_product(x, values, scale):
-    """x (Q s)ᵀ.   (B, D), (F, D) int8, (F,) → (B, F).   XLA turns Q into floats as it reads them."""
+def int8_product(x, values, scale, twice):
+    """x ((Q + Q₂ / 254) s)ᵀ, Q₂ of the inputs `twice`.   (B, D), (F, D + k) int8, (F,), (k,) → (B, F).
+
+    XLA turns Q into floats as it reads them.
+    """
+    x = ops.concatenate([x, ops.take(x, twice, axis=1) / 254], axis=1)
     return ops.matmul(x, ops.transpose(ops.cast(values, x.dtype))) * scale
 
 

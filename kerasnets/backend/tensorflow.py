@@ -23,12 +23,12 @@ def settled(x):
     return x
 
 
-def int8_product(x, values, scale):
+def int8_product(x, values, scale, twice):
     """x (Q s)ᵀ, Q read as it is in loops too: XLA would turn it into floats before, but a NaN may come."""
     if not tf.executing_eagerly():
         first = tf.reshape(x, [-1])[0]
         values += tf.cast(tf.math.is_nan(first), values.dtype)
-    return portable.int8_product(x, values, scale)
+    return portable.int8_product(x, values, scale, twice)
 
 
 def recurrence_path(cell):

@@ -76,8 +76,8 @@ def rounded(table, sizes=None):
 
 
 def second_digits(inputs):
-    """How many inputs have a second digit."""
-    return max(1, min(16, inputs // 16))
+    """How many inputs have a second digit; 64: PyTorch reads rows of 592 bytes at two thirds of the speed of 640."""
+    return 64 if inputs >= 512 else max(1, inputs // 16)
 
 
 def make_table(layer, name, shape):
@@ -115,8 +115,7 @@ def dense(x, kernel, bias=None):
     x = ops.convert_to_tensor(x)
     others, dtype = ops.shape(x)[:-1], keras.backend.standardize_dtype(x.dtype)
     rows = ops.cast(ops.reshape(x, (-1, x.shape[-1])), "float32")
-    rows = ops.concatenate([rows, ops.take(rows, kernel.twice, axis=1) / BASE], axis=1)
-    y = backend.int8_product(rows, ops.convert_to_tensor(kernel.values), ops.convert_to_tensor(kernel.scale))
+    y = backend.int8_product(rows, *map(ops.convert_to_tensor, kernel))
     y = ops.reshape(ops.cast(y, dtype), (*others, y.shape[-1]))
     return y if bias is None else y + bias
 
