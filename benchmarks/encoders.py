@@ -6,7 +6,8 @@
 too; mean pooling, float32, the same weights (the benchmark raises where the vectors differ; KerasHub's GELU is another
 one). `kn.embed` reads the longest first, 32 at a time, padded to the longest of the batch where that is free (torch),
 to a round length where each length is compiled (XLA). "KerasHub" is `predict` as it comes: all texts padded to one
-length, that of the longest. "…, our batches" and transformers are given the batches that `kn.embed` makes.
+length, that of the longest. "transformers" reads them as they come too, each batch padded to its longest. "…, our
+batches" are given those that `kn.embed` makes.
 """
 
 import os
@@ -33,7 +34,10 @@ def main():
     work["KerasHub"] = kerashub(theirs, whole, lambda inputs: theirs.predict(inputs, batch_size=BATCH, verbose=0))
     work["KerasHub, our batches"] = kerashub(theirs, batches, theirs.predict_on_batch)
     if keras.config.backend() == "torch":
-        work["transformers"] = transformers_vectors(folder, batches)
+        in_order = [[*range(begin, min(begin + BATCH, COUNT))] for begin in range(0, COUNT, BATCH)]
+        in_order = [(rows, tokenizer([texts[i] for i in rows], max_length=512)) for rows in in_order]
+        work["transformers"] = transformers_vectors(folder, in_order)
+        work["transformers, our batches"] = transformers_vectors(folder, batches)
     vectors = {name: hand() for name, hand in work.items()}
     for name, found in vectors.items():
         ours = vectors["kerasnets"]
@@ -68,13 +72,16 @@ def sentences(count):
 
 
 def batches_of(model, tokenizer, texts):
-    """(indices, arrays) of each batch as `kn.embed` makes them."""
+    """(indices, arrays) of each batch as `kn.embed` makes them, with the segments that it leaves out: all are 0."""
+    import numpy as np
+
     from kerasnets import text
 
     rows = tokenizer.encodings(texts, None, model.config.max_length)
     order = sorted(range(len(rows)), key=lambda i: -len(rows[i].ids))
     chosen = [order[begin : begin + BATCH] for begin in range(0, len(rows), BATCH)]
-    return [(batch, text.batch_of(model, tokenizer, [rows[i] for i in batch])) for batch in chosen]
+    batches = [(batch, text.batch_of(model, tokenizer, [rows[i] for i in batch])) for batch in chosen]
+    return [(batch, {"token_type_ids": np.zeros_like(arrays["input_ids"]), **arrays}) for batch, arrays in batches]
 
 
 def kerashub_model(ours):

@@ -58,7 +58,7 @@ def read(model, windows):
 
     found = []
     for ids in windows:
-        logits = model.predict_on_batch(ids[None])[0, :-1].astype("float64")
+        logits = model.predict(ids[None], verbose=0)[0, :-1].astype("float64")
         highest = logits.max(-1, keepdims=True)
         log_sum = np.log(np.exp(logits - highest).sum(-1)) + highest[:, 0]
         found.append((logits.argmax(-1), log_sum - logits[np.arange(len(logits)), ids[1:]]))

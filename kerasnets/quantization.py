@@ -96,7 +96,7 @@ def fill(layer, source, sizes):
     theirs = {weight.name: weight for weight in own_weights(source)}
     for weight in own_weights(layer):
         if id(weight) not in taken:
-            weight.assign(theirs[weight.name])
+            weight.assign(ops.copy(theirs[weight.name]))  # `predict` on JAX gives memory up that two models share
 
 
 def own_weights(layer):

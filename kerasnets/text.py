@@ -18,6 +18,7 @@ import numpy as np
 from keras import ops
 
 from kerasnets import backend, guard
+from kerasnets.layers.layer import bare_calls
 from kerasnets.layers.poolers import first_token
 from kerasnets.preprocessing.tokenizer import ONE_AT_A_TIME, check_texts
 
@@ -314,7 +315,8 @@ def batch_of(model, tokenizer, rows):
     pad = tokenizer.pad_token_id or 0
     ids = filled([e.ids for e in rows], pad, count, 8)
     batch = {"input_ids": ids, "attention_mask": filled([[1] * len(e.ids) for e in rows], 0, count, 8)}
-    if tokenizer.has_segments and "token_type_ids" in model.inputs_taken:
+    has_segments = tokenizer.has_segments and any(max(e.type_ids, default=0) for e in rows)  # 0 unless given
+    if has_segments and "token_type_ids" in model.inputs_taken:
         batch["token_type_ids"] = filled([e.type_ids for e in rows], 0, count, 8)
     return batch
 
@@ -345,7 +347,7 @@ def program_of(model, compute):
     if key not in programs:
 
         def stateless(weights, batch, _):
-            with keras.StatelessScope(zip(variables, weights, strict=True)):
+            with keras.StatelessScope(zip(variables, weights, strict=True)), bare_calls(model):
                 return compute(model, batch)
 
         programs[key] = backend.compiled(stateless)

@@ -96,6 +96,7 @@ class Oracle:
     """A model that knows each token's logits by heart: table[id], whatever stands around it."""
 
     inputs_taken = ("input_ids", "attention_mask", "mask_positions")
+    dtype_policy = keras.dtype_policies.get("float32")
 
     def __init__(self, table, **attributes):
         self.table, self.variables = np.asarray(table, "float32"), []

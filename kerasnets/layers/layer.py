@@ -44,6 +44,24 @@ def recording(recorder):
         _recorder.reset(token)
 
 
+_bare = contextvars.ContextVar("bare", default=False)  # within `bare_calls`
+
+
+@contextlib.contextmanager
+def bare_calls(model):
+    """Within this, a layer that is built is its `call` and no more, for a `model` whose weights need no casting.
+
+    Keras converts, casts and looks at all arguments of each layer, which takes 0.1 ms: an eager model of 85 layers
+    waits 9 ms for that. Nothing is trained in here, and what comes in are tensors.
+    """
+    policy = model.dtype_policy
+    token = _bare.set(policy.compute_dtype == policy.variable_dtype)
+    try:
+        yield
+    finally:
+        _bare.reset(token)
+
+
 _blank = contextvars.ContextVar("blank", default=None)  # within `blank_weights`: how many numbers a weight may hold
 
 
@@ -139,6 +157,8 @@ class Layer(keras.layers.Layer):
         return super().from_config(config)
 
     def __call__(self, *args, **kwargs):
+        if _bare.get() and self.built:
+            return self.call(*args, **kwargs)
         if args and hasattr(args[0], "shape"):
             guard.check_not_empty(args[0].shape, f"Layer {self.name!r}")
         return super().__call__(*args, **kwargs)
