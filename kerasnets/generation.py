@@ -29,6 +29,7 @@ from keras import ops
 
 from kerasnets import backend
 from kerasnets.layers.attention import Cache
+from kerasnets.layers.layer import reading_with
 from kerasnets.processors import ForcedToken, NoRepeatNGram, RepetitionPenalty, SuppressTokens
 from kerasnets.samplers import Greedy, chain, draw
 
@@ -232,7 +233,7 @@ class Program:
 
         def stateless(function):
             def with_weights(weights, *arguments):
-                with keras.StatelessScope(zip(variables, weights, strict=True)):
+                with reading_with(weights, variables, model):
                     return function(*arguments)
 
             return with_weights

@@ -18,7 +18,7 @@ import numpy as np
 from keras import ops
 
 from kerasnets import backend, guard
-from kerasnets.layers.layer import bare_calls
+from kerasnets.layers.layer import reading_with
 from kerasnets.layers.poolers import first_token
 from kerasnets.preprocessing.tokenizer import ONE_AT_A_TIME, check_texts
 
@@ -347,7 +347,7 @@ def program_of(model, compute):
     if key not in programs:
 
         def stateless(weights, batch, _):
-            with keras.StatelessScope(zip(variables, weights, strict=True)), bare_calls(model):
+            with reading_with(weights, variables, model):
                 return compute(model, batch)
 
         programs[key] = backend.compiled(stateless)

@@ -185,13 +185,15 @@ def stepped(function):
 
 def looped(function, goes_on):
     """(weights, carry, fixed) → carry, after as many such steps as `goes_on(carry, fixed)` says."""
-    start = stepped(function)
+
+    def step_and_question(weights, carry, fixed):
+        carry, _ = function(weights, carry, fixed)
+        return carry, goes_on(carry, fixed)
+
+    start = stepped(step_and_question)
 
     def loop(weights, carry, fixed):
-        step = start(weights, fixed)
-        while goes_on(carry, fixed):
-            carry, _ = step(carry)
-        return carry
+        return start(weights, fixed).repeated(carry) if goes_on(carry, fixed) else carry
 
     return loop
 

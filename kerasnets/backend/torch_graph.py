@@ -19,12 +19,19 @@ from torch.utils import _pytree
 aten = torch.ops.aten
 HANDS_ON = {aten.alias.default, aten.detach.default, aten.lift_fresh_copy.default}
 VIEWS = {aten.view.default, aten._unsafe_view.default}
-# The same kernels by the names of torch's own module, which take 1 µs less a call to reach.
+# The same kernels by the names of torch's own module, which take 1 to 3 µs less a call to reach.
 DIRECT = {getattr(getattr(aten, name), kind): getattr(torch, name) for name, kind in (
-    ("add", "Tensor"), ("bmm", "default"), ("cat", "default"), ("mean", "dim"), ("mm", "default"), ("mul", "Tensor"),
-    ("pow", "Tensor_Scalar"), ("rsqrt", "default"), ("sub", "Tensor"), ("sum", "dim_IntList"), ("transpose", "int"),
-    ("unsqueeze", "default"))}  # fmt: skip
+    ("_scaled_dot_product_flash_attention_for_cpu", "default"), ("_softmax", "default"), ("add", "Tensor"),
+    ("addmm", "default"), ("argmax", "default"), ("bmm", "default"), ("cat", "default"), ("embedding", "default"),
+    ("eq", "Tensor"), ("index_select", "default"), ("le", "Tensor"), ("logical_and", "default"),
+    ("logical_not", "default"), ("logical_or", "default"), ("lt", "Scalar"), ("lt", "Tensor"), ("maximum", "default"),
+    ("mean", "dim"), ("minimum", "default"), ("mm", "default"), ("mul", "Tensor"), ("native_layer_norm", "default"),
+    ("pow", "Tensor_Scalar"), ("relu", "default"), ("rsqrt", "default"), ("sigmoid", "default"), ("sub", "Tensor"),
+    ("sum", "dim_IntList"), ("tanh", "default"), ("transpose", "int"), ("unsqueeze", "default"),
+    ("where", "self"))}  # fmt: skip
 DIRECT |= {view: torch.Tensor.view for view in VIEWS}
+DIRECT |= {aten.expand.default: torch.Tensor.expand, aten.index_copy_.default: torch.Tensor.index_copy_}
+DIRECT |= {aten.gelu.default: torch._C._nn.gelu, aten.silu.default: torch._C._nn.silu}
 
 
 class Step:
@@ -40,11 +47,24 @@ class Step:
 
     @torch.inference_mode()
     def __call__(self, carry):
+        leaves = self.leaves_of(carry)
+        return _pytree.tree_unflatten(self.replay(*self.prepared, *leaves), self.spec)
+
+    @torch.inference_mode()
+    def repeated(self, carry):
+        """For a function that gives (carry, whether to go on): the last carry."""
+        leaves, goes_on = self.leaves_of(carry), True
+        while goes_on:
+            *leaves, goes_on = self.replay(*self.prepared, *leaves)
+        return _pytree.tree_unflatten([*leaves, goes_on], self.spec)[0]
+
+    def leaves_of(self, carry):
+        """The carry's tensors, for whose shapes all is prepared."""
         leaves, spec = _pytree.tree_flatten(carry)
         if self.shapes != shapes_of(leaves):
             self.shapes = shapes_of(leaves)
             self.prepare(leaves, spec)
-        return _pytree.tree_unflatten(self.replay(*self.prepared, *leaves), self.spec)
+        return leaves
 
     def prepare(self, carry, spec):
         """Capture the step unless it was captured before, and compute what does not change from step to step."""
