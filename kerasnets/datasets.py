@@ -6,6 +6,7 @@
     paragraphs, words = kn.datasets.chinese_news(), kn.datasets.chinese_words()
     train_text, test_text = kn.datasets.english_prose()
     articles = kn.datasets.english_articles()
+    article = kn.datasets.wikipedia_articles()["Aristotle"]
     pairs = kn.datasets.word_similarity()
 
 Every split is fixed: the same examples stand in the same half on every machine. A package is only looked up, never
@@ -108,15 +109,24 @@ def english_prose():
 def english_articles():
     """106 long articles of Wikipedia and 300 short ones of Australian news: a list of strings, 3.29 million characters.
 
+    Raises `ModuleNotFoundError` without gensim.   Wikipedia's authors, CC BY-SA; Lee, Pincombe & Welsh 2005.
+    """
+    news = find_file("gensim", "test/test_data/lee_background.cor").read_text(encoding="utf-8").splitlines()
+    return [*wikipedia_articles().values(), *news]
+
+
+def wikipedia_articles():
+    """{title: text} of 106 long articles of Wikipedia, most of them from A to Az.
+
     Of Wikipedia's markup only what is read is kept: no tables, notes, links' addresses. Raises `ModuleNotFoundError`
-    without gensim.   Wikipedia's authors, CC BY-SA; Lee, Pincombe & Welsh 2005.
+    without gensim.   Wikipedia's authors, CC BY-SA.
     """
     wikipedia = "enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2"
     with bz2.open(find_file("gensim", f"test/test_data/{wikipedia}")) as file:
         pages = [element for _, element in ElementTree.iterparse(file) if element.tag.endswith("}page")]
-    texts = [page.findtext("{*}revision/{*}text") for page in pages if page.findtext("{*}ns") == "0"]
-    news = find_file("gensim", "test/test_data/lee_background.cor").read_text(encoding="utf-8").splitlines()
-    return [without_markup(text) for text in texts if not text.lower().startswith("#redirect")] + news
+    pages = [page for page in pages if page.findtext("{*}ns") == "0"]
+    texts = {page.findtext("{*}title"): page.findtext("{*}revision/{*}text") for page in pages}
+    return {title: without_markup(text) for title, text in texts.items() if not text.lower().startswith("#redirect")}
 
 
 def word_similarity():

@@ -65,6 +65,15 @@ def test_english_articles_are_what_a_reader_sees():
     assert sum(text.count(sign) for sign in ("{{", "{|", "http", "<ref", "&nbsp")) < 20
 
 
+def test_wikipedia_articles_have_their_titles():
+    try:
+        articles = kn.datasets.wikipedia_articles()
+    except ModuleNotFoundError as error:
+        pytest.skip(str(error))
+    assert len(articles) == 106 and [*articles.values()] == kn.datasets.english_articles()[:106]
+    assert "Stagira" in articles["Aristotle"] and "lunar" in articles["Apollo 11"]
+
+
 def test_markup_is_taken_off():
     text = "'''A''' [[b c|d]] [[e]]s{{f|{{g}}}}<ref>h</ref>[[File:i.png|a [[j]]]]\n== K ==\n* [http://l m] {|\n|n\n|}o"
     assert datasets.without_markup(text).split() == ["A", "d", "es", "K", "m", "o"]
