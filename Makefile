@@ -5,6 +5,7 @@
 #   make tutorials    every tutorial, one after the other
 #   make benchmark    our layers and models against those of Keras, torch, transformers, KerasHub, gensim on this machine
 #   make conformance  the tests that Keras ships for its own layers, run against ours
+#   make table        the curriculum's table in both READMEs, with the largest differences from the references, measured
 #   make lint         ruff
 #   make install      only what the tests need
 #   make clean        remove .venv and caches; what you trained in saved_models/ stays
@@ -36,7 +37,7 @@ has = .venv/.has-$(1)+$(subst $(space),+,$(BACKENDS:tensorflow=$(TENSORFLOW)))
 can_open = $(PYTHON) -c 'import urllib.request as r; r.urlopen("$(1)", timeout=10)' 2>/dev/null
 torch_index = $(if $(TORCH_INDEX),$(shell $(call can_open,$(TORCH_INDEX)/torch/) && echo --extra-index-url $(TORCH_INDEX)))
 
-.PHONY: help demo test lint tutorials benchmark conformance install clean
+.PHONY: help demo test lint table tutorials benchmark conformance install clean
 .NOTPARALLEL:
 
 help:
@@ -66,6 +67,10 @@ benchmark: $(call has,benchmarks) .venv/.has-peers
 	$(RUN) -m benchmarks.encoders
 	$(RUN) -m benchmarks.word2vec
 	$(RUN) -m benchmarks.int8
+	$(RUN) -m benchmarks.seq2seq
+
+table: $(call has,test) .venv/.has-data
+	$(RUN) -m tests.table $(BACKENDS)
 
 lint: .venv/.has-lint
 	.venv/bin/ruff check .

@@ -29,7 +29,7 @@ from keras import ops
 
 from kerasnets import backend
 from kerasnets.layers.attention import Cache
-from kerasnets.layers.layer import reading_with
+from kerasnets.layers.reading import reading_with
 from kerasnets.processors import ForcedToken, NoRepeatNGram, RepetitionPenalty, SuppressTokens
 from kerasnets.samplers import Greedy, chain, draw
 

@@ -18,8 +18,8 @@ import numpy as np
 from keras import ops
 
 from kerasnets import backend, guard
-from kerasnets.layers.layer import reading_with
 from kerasnets.layers.poolers import first_token
+from kerasnets.layers.reading import reading_with
 from kerasnets.preprocessing.tokenizer import ONE_AT_A_TIME, check_texts
 
 POOLINGS = ("mean", "cls")

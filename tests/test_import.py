@@ -13,6 +13,7 @@ ATTEMPTS = 5  # the machine may be busy with something else; one quiet run shows
 
 def python(*arguments):
     environment = {**os.environ, "KERAS_BACKEND": keras.config.backend(), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # as where it is installed: nothing is compiled anew each time
     result = subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     return result
