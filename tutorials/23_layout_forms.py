@@ -101,7 +101,9 @@ def blanks_of(page):
     for field in (reference.get_object() for reference in page.get("/Annots", ())):
         both = {**field.get("/Parent", {}), **field}
         if both.get("/FT") in ("/Tx", "/Btn"):
-            yield "[blank]", *map(float, both["/Rect"]), kind_of(both["/FT"] == "/Btn", str(both["/T"]))
+            x0, y0, x1, y1 = map(float, both["/Rect"])  # any two corners that face each other
+            box = min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)
+            yield "[blank]", *box, kind_of(both["/FT"] == "/Btn", str(both["/T"]))
 
 
 def in_reading_order(items):
@@ -265,11 +267,11 @@ assert gain >= 0.15 and accuracy["LayoutLM"] > baseline + 0.15
 # %% [markdown]
 # 36 pages are few. The twin learns them by heart, and on other pages does worse than one who always guesses. With boxes
 # the network knows what has to be ticked, and mostly what is money or an address; what needs both the place and a
-# caption that was never seen, as a date in a new table, it gets wrong: there the words' meaning, which LayoutLM brings
-# along from eleven million pages, is missing.
+# caption that was never seen, as a number in a new table, it often gets wrong: there the words' meaning, which LayoutLM
+# brings along from eleven million pages, is missing.
 #
 # 36 页很少。孪生网络只是把它们背了下来，到了别的页上还不如总猜同一类的人。有了方框，网络就知道哪里该打勾，
-# 金额和地址也多半认得；而既要看位置、又要读懂没见过的标题的空，例如新表格里的日期，它会认错：
+# 金额和地址也多半认得；而既要看位置、又要读懂没见过的标题的空，例如新表格里的号码，它常常认错：
 # 那里缺的是词的意思，真正的 LayoutLM 从一千一百万页里带来了它。
 
 # %% [markdown]
