@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 
-from tests.__main__ import BACKENDS, ONE_THREAD
+from tests.__main__ import BACKENDS, ONE_THREAD, SHARED
 
 ROOT = pathlib.Path(__file__).parent.parent
 BEGIN, END = "<!-- make table -->\n", "<!-- end of the table -->\n"
@@ -182,9 +182,10 @@ def measure(backend):
     functions = sorted({function for name in names for function in functions_of(name)})
     with tempfile.TemporaryDirectory() as folder:
         report = pathlib.Path(folder, "differences.json")
+        compiled = {**SHARED, "JAX_COMPILATION_CACHE_DIR": str(pathlib.Path(folder, "compiled"))}
         settings = {"KERAS_BACKEND": backend, "KERASNETS_DIFFERENCES": str(report)}
         command = [sys.executable, "-m", "pytest", "-q", "-p", "tests.differences", *functions]
-        subprocess.run(command, check=True, cwd=ROOT, env={**ONE_THREAD, **os.environ, **settings})
+        subprocess.run(command, check=True, cwd=ROOT, env={**ONE_THREAD, **compiled, **os.environ, **settings})
         return json.loads(report.read_text(encoding="utf-8"))
 
 
