@@ -1,7 +1,7 @@
 """A plugin of pytest, `-p tests.differences`: the largest relative difference that each test saw, as JSON.
 
 The path of the file is in `KERASNETS_DIFFERENCES`. A difference is relative to the largest value that was expected, as
-in `parity.assert_close`; a test that compares no numbers (ids, words) counts as 0. Tests that failed have no entry.
+in `parity.assert_close`; a test that compares no numbers, but ids or words, has null. Tests that failed have no entry.
 """
 
 import json
@@ -41,5 +41,5 @@ def pytest_runtest_logreport(report):
 
 
 def pytest_sessionfinish():
-    differences = {test: found.get(test, 0.0) for test, is_good in passed.items() if is_good}
+    differences = {test: found.get(test) for test, is_good in passed.items() if is_good}
     pathlib.Path(os.environ["KERASNETS_DIFFERENCES"]).write_text(json.dumps(differences), encoding="utf-8")

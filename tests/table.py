@@ -26,8 +26,8 @@ HEAD = {
     "zh": "课程 | 类 | 文件 | 教程 | 对照 | 最大的差：TensorFlow、JAX、PyTorch",
 }
 WORDS = {
-    "en": {"planned": "planned", "equal": "none", ", ": ", "},
-    "zh": {"planned": "计划中", "equal": "无", ", ": "、"},
+    "en": {"planned": "planned", "equal": "equal", ", ": ", "},
+    "zh": {"planned": "计划中", "equal": "相同", ", ": "、"},
 }
 KERAS = {"en": "`keras.layers`, Keras's own tests", "zh": "`keras.layers`，Keras 自带的测试"}
 TWIN = {
@@ -170,7 +170,7 @@ def main(backends):
     differences = [[largest(row, found) for found in measured] for row in ROWS]
     print("largest difference:", *asked)
     for row, values in zip(ROWS, differences, strict=True):
-        print(*(f"{value:8.1e}" for value in values), "", row.en)
+        print(*(f"{shown(value, 'en'):8}" for value in values), row.en)
     if len(asked) == len(BACKENDS):
         for language in README:
             write(language, differences)
@@ -204,7 +204,14 @@ def largest(row, measured):
     values = [value for test, value in measured.items() if test.startswith(names)]
     if not values:
         raise ValueError(f"no test of the row {row.en!r} was run: {row.tests}")
-    return max(values)
+    return max((value for value in values if value is not None), default=None)
+
+
+def shown(value, language):
+    """2.1e-6, or 0 where every bit is the same; a word where no numbers were compared, but ids."""
+    if value is None:
+        return WORDS[language]["equal"]
+    return f"{value:.1e}".replace("e-0", "e-") if value else "0"
 
 
 def cells(row, language, differences):
@@ -216,7 +223,7 @@ def cells(row, language, differences):
         words[", "].join(f"`kerasnets/{name}`" for name in row.file.split()),
         words[", "].join(tutorials) or words["planned"],
         row.checked[language],
-        words[", "].join(f"{value:.1e}".replace("e-0", "e-") if value else words["equal"] for value in differences),
+        words[", "].join(shown(value, language) for value in differences),
     ]
 
 

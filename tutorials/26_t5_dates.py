@@ -193,14 +193,13 @@ print(f"{model.count_params():,} parameters; buckets 桶:", *(f"{d}: {bucket(d)}
 # Every example once. The decoder reads the right answer one place later and is asked for the next token at each place.
 # T5 was trained with Adafactor (Shazeer & Stern 2018, arXiv:1804.04235), and its weights begin as that wants them: how
 # far a weight moves in a step is relative to how large the weights of its table are, and T5's embeddings begin 11 times
-# as large as the other tables. In a trial of 480 steps with 166 languages, Adafactor had 77 % right, Adam, whose steps
-# are of one size for all tables, none.
+# as large as the other tables. Adam's steps are as large for all; in a trial it had 0.1 % right after 1,000 steps.
 #
 # ## 训练
 # 每个样本只用一次。解码器读错后一位的正确答案，在每个位置预测下一个词元。
 # T5 用 Adafactor 训练（Shazeer 与 Stern，2018，arXiv:1804.04235），初始权重也是为它准备的：每一步走多远，
-# 是相对于整张表的权重大小而言的，而 T5 的嵌入一开始就比其他表大 11 倍。在一次 166 种语言、480 步的试验里，
-# Adafactor 答对 77 %，步子对所有表都一样大的 Adam 一个也没答对。
+# 是相对于整张表的权重大小而言的，而 T5 的嵌入一开始就比其他表大 11 倍。Adam 的步子对所有表都一样大，
+# 在一次试验里走了 1,000 步只答对 0.1 %。
 
 # %%
 schedule = keras.optimizers.schedules.CosineDecay(0.0, rounds * steps, warmup_target=2e-2, warmup_steps=60)

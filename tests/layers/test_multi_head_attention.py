@@ -53,7 +53,7 @@ def pair(name, arguments, shapes):
 def assert_close(ours, theirs, tolerance=1e-5):
     ours, theirs = (plain(y) for y in (ours, theirs))
     assert ours.shape == theirs.shape and np.isfinite(ours).all()
-    assert np.abs(ours - theirs).max() <= tolerance * np.abs(theirs).max()
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=tolerance * np.abs(theirs).max())
 
 
 def masked(x, mask):
