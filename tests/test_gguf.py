@@ -212,7 +212,7 @@ REFUSED = {
     "llama.attention.value_length": (64, "llama.attention.value_length is 64"),
     "llama.rope.scaling.type": ("longrope", "llama.rope.scaling.type"),
     "llama.rope.scaling.attn_factor": (2.0, "llama.rope.scaling.attn_factor"),
-    "llama.attention.head_count": (7, "7"),
+    "llama.attention.head_count": (7, "llama.rope.dimension_count is 32, and only 36"),  # 256 // 7
     "llama.attention.head_count_kv": ([2, 2], "llama.attention.head_count_kv"),
     "llama.attention.layer_norm_rms_epsilon": (float("nan"), "llama.attention.layer_norm_rms_epsilon"),
     "llama.embedding_length": (None, "llama.embedding_length is missing"),
