@@ -27,11 +27,15 @@ def main():
 
 
 def measured(title, steps, options):
+    return timing.compare(title, repeated(steps, STEPS), options.rounds, steps=STEPS, warmup=2)
+
+
+def repeated(steps, count, tolerance=1e-4):
+    """`count` steps of each hand as one call, after a first step of each, whose losses must be alike."""
     losses = {name: step() for name, step in steps.items()}
-    if max(losses.values()) - min(losses.values()) > 1e-3:
+    if max(losses.values()) - min(losses.values()) > tolerance * max(losses.values()):
         raise ValueError(f"The hands do not compute the same loss: {losses}")
-    work = {name: repeated(step) for name, step in steps.items()}
-    return timing.compare(title, work, options.rounds, steps=STEPS, warmup=2)
+    return {name: lambda step=step: [step() for _ in range(count)] for name, step in steps.items()}
 
 
 def gpt_steps():
@@ -68,10 +72,6 @@ def mlm_steps():
         np.put_along_axis(everywhere, places, labels, axis=1)
         steps["transformers"] = transformers_mlm_step(ours, batch, everywhere)
     return steps
-
-
-def repeated(step):
-    return lambda: [step() for _ in range(STEPS)]
 
 
 def our_model():
@@ -126,29 +126,35 @@ def give_weights(ours, theirs):
 
 def keras_step(model, x, y):
     inputs = x if not hasattr(model, "preprocessor") else {"token_ids": x, "padding_mask": (x >= 0).astype("int32")}
-
-    def step():
-        result = model.train_on_batch(inputs, y)
-        return float(result[0] if isinstance(result, (list, tuple)) else result)
-
-    return step
+    return batch_step(model, inputs, y)
 
 
 def transformers_step(ours, x, y):
-    import torch
     import transformers
 
+    return torch_step(ours, transformers.GPT2LMHeadModel, {"input_ids": x, "labels": y, "shift_labels": y})
+
+
+def transformers_model(ours, kind):
+    """A model of this class of transformers with our weights."""
     import kerasnets as kn
 
     with tempfile.TemporaryDirectory() as folder:
         kn.to_pretrained(ours, folder)
-        model = transformers.GPT2LMHeadModel.from_pretrained(folder).train()
-    optimizer = torch.optim.Adam(model.parameters(), RATE)
-    x, y = torch.from_numpy(x).long(), torch.from_numpy(y).long()
+        return kind.from_pretrained(folder)
+
+
+def torch_step(ours, kind, batch, rate=RATE):
+    """Torch's usual loop, with a transformers model of this kind that has our weights."""
+    import torch
+
+    model = transformers_model(ours, kind).train()
+    optimizer = torch.optim.Adam(model.parameters(), rate)
+    batch = {name: torch.from_numpy(array).long() for name, array in batch.items()}
 
     def step():
         optimizer.zero_grad()
-        loss = model(input_ids=x, labels=y, shift_labels=y).loss
+        loss = model(**batch).loss
         loss.backward()
         optimizer.step()
         return loss.item()
@@ -219,26 +225,9 @@ def batch_step(model, batch, labels):
 
 
 def transformers_mlm_step(ours, batch, labels):
-    import torch
     import transformers
 
-    import kerasnets as kn
-
-    with tempfile.TemporaryDirectory() as folder:
-        kn.to_pretrained(ours, folder)
-        model = transformers.BertForMaskedLM.from_pretrained(folder).train()
-    optimizer = torch.optim.Adam(model.parameters(), RATE)
-    batch = {name: torch.from_numpy(array).long() for name, array in batch.items()}
-    labels = torch.from_numpy(labels).long()
-
-    def step():
-        optimizer.zero_grad()
-        loss = model(**batch, labels=labels).loss
-        loss.backward()
-        optimizer.step()
-        return loss.item()
-
-    return step
+    return torch_step(ours, transformers.BertForMaskedLM, {**batch, "labels": labels})
 
 
 if __name__ == "__main__":

@@ -26,8 +26,8 @@ HEAD = {
     "zh": "课程 | 类 | 文件 | 教程 | 对照 | 最大的差：TensorFlow、JAX、PyTorch",
 }
 WORDS = {
-    "en": {"planned": "planned", "equal": "equal", ", ": ", "},
-    "zh": {"planned": "计划中", "equal": "相同", ", ": "、"},
+    "en": {"equal": "equal", ", ": ", "},
+    "zh": {"equal": "相同", ", ": "、"},
 }
 KERAS = {"en": "`keras.layers`, Keras's own tests", "zh": "`keras.layers`，Keras 自带的测试"}
 TWIN = {
@@ -216,19 +216,14 @@ def shown(value, language):
 
 def cells(row, language, differences):
     words = WORDS[language]
-    tutorials = [f"`tutorials/{name}.py`" for name in row.tutorials.split() if path_of(name).exists()]
     return [
         getattr(row, language),
         words[", "].join(f"`{name}`" for name in row.classes.split()),
         words[", "].join(f"`kerasnets/{name}`" for name in row.file.split()),
-        words[", "].join(tutorials) or words["planned"],
+        words[", "].join(f"`tutorials/{name}.py`" for name in row.tutorials.split()),
         row.checked[language],
         words[", "].join(shown(value, language) for value in differences),
     ]
-
-
-def path_of(tutorial):
-    return ROOT / f"tutorials/{tutorial}.py"
 
 
 def write(language, differences):

@@ -20,6 +20,8 @@ def test_what_a_row_names_is_there(row):
             found = getattr(found, part)
     for name in row.file.split():
         assert (table.ROOT / "kerasnets" / name).exists()
+    for name in row.tutorials.split():
+        assert (table.ROOT / f"tutorials/{name}.py").exists()
     for name in row.tests.split():
         assert table.functions_of("tests/" + name.partition("[")[0])
 
@@ -37,7 +39,7 @@ def test_readme_shows_it(language):
 
 
 def test_differences_are_those_that_the_tests_saw(tmp_path):
-    """A difference of a hundredth of the largest value is noted as such, by the test that saw it."""
+    """Each test's largest difference as a share of the largest value expected; none where it compared words."""
     (tmp_path / "test_x.py").write_text(
         "import numpy as np\n"
         "from tests.models.parity import assert_close\n"

@@ -200,7 +200,7 @@ def arrays(chosen, stride, shifts=1, random=None):
 
 train = [page for page, out in zip(pages, held_out, strict=True) if not out]
 test = [page for page, out in zip(pages, held_out, strict=True) if out]
-train_x, train_y = arrays(train, length // 2, shifts=4, random=np.random.RandomState(0))
+train_x, train_y = arrays(train, length // 2, shifts=8, random=np.random.RandomState(0))
 test_x, test_y = arrays(test, length)
 blanks = test_y >= 0
 common = np.bincount(train_y[train_y >= 0]).argmax()
@@ -218,7 +218,7 @@ print(f"Always 总猜 {kinds[common]!r}: {baseline:.3f}")
 # 一个看得见方框。另一个是它的孪生兄弟：层数、初始权重、步数都一样，只是只看词：对它来说，每个词都在 (0, 0, 0, 0)。
 
 # %%
-epochs, batch_size = 8, 16
+epochs, batch_size = 6, 16
 
 
 def learn(sees_boxes):

@@ -140,7 +140,7 @@ class Layer(keras.layers.Layer):
         return super().from_config(config)
 
     def __call__(self, *args, **kwargs):
-        if is_bare() and self.built:
+        if is_bare(self):
             return self.call(*args, **kwargs)
         if args and hasattr(args[0], "shape"):
             guard.check_not_empty(args[0].shape, f"Layer {self.name!r}")
