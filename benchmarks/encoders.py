@@ -75,12 +75,12 @@ def batches_of(model, tokenizer, texts):
     """(indices, arrays) of each batch as `kn.embed` makes them, with the segments that it leaves out: all are 0."""
     import numpy as np
 
-    from kerasnets import text
+    from kerasnets import batches as batching
 
     rows = tokenizer.encodings(texts, None, model.config.max_length)
     order = sorted(range(len(rows)), key=lambda i: -len(rows[i].ids))
     chosen = [order[begin : begin + BATCH] for begin in range(0, len(rows), BATCH)]
-    batches = [(batch, text.batch_of(model, tokenizer, [rows[i] for i in batch])) for batch in chosen]
+    batches = [(batch, batching.batch_of(model, tokenizer, [rows[i] for i in batch])) for batch in chosen]
     return [(batch, {"token_type_ids": np.zeros_like(arrays["input_ids"]), **arrays}) for batch, arrays in batches]
 
 

@@ -80,7 +80,7 @@ def trained(model):
 
         batch = {"input_ids": source, "decoder_input_ids": x, "labels": y}
         steps["transformers"] = torch_step(model, AutoModelForSeq2SeqLM, batch, RATE)
-    model.compile(keras.optimizers.Adam(RATE), kn.losses.TokenCrossEntropy())
+    model.compile(kn.optimizers.Adam(RATE), kn.losses.TokenCrossEntropy())
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     theirs.compile(optimizer=keras.optimizers.Adam(RATE), loss=loss, weighted_metrics=[])
     hands = {"kerasnets": batch_step(model, inputs, y), "KerasHub": batch_step(theirs, their_inputs, y)}

@@ -80,7 +80,7 @@ def our_model():
     import kerasnets as kn
 
     model = kn.GPT2CausalLM(**SIZES, dropout=0.0, embedding_dropout=0.0, attention_dropout=0.0)
-    model.compile(keras.optimizers.Adam(RATE), kn.losses.TokenCrossEntropy())
+    model.compile(kn.optimizers.Adam(RATE), kn.losses.TokenCrossEntropy())
     return model
 
 
@@ -167,8 +167,10 @@ def our_mlm():
 
     import kerasnets as kn
 
-    model = kn.BERTMaskedLM(**SIZES, feedforward_size=1024, dropout=0.0, attention_dropout=0.0)
-    model.compile(keras.optimizers.Adam(RATE), model.make_loss())
+    model = kn.BERTMaskedLM(
+        **SIZES, feedforward_size=1024, activation="gelu_pytorch_tanh", dropout=0.0, attention_dropout=0.0
+    )
+    model.compile(kn.optimizers.Adam(RATE), model.make_loss())
     return model
 
 

@@ -13,7 +13,7 @@ from kerasnets.backend import select as _select
 
 _select.choose_backend()
 
-from kerasnets import datasets, layers, losses, preprocessing, samplers  # noqa: E402
+from kerasnets import datasets, layers, losses, optimizers, preprocessing, samplers  # noqa: E402
 from kerasnets.checkpoint import from_pretrained, to_pretrained  # noqa: E402
 from kerasnets.guard import guarded, set_guard  # noqa: E402
 from kerasnets.model import Model, Sequential  # noqa: E402
@@ -151,6 +151,7 @@ __all__ = [
     "guarded",
     "layers",
     "losses",
+    "optimizers",
     "preprocessing",
     "quantize",
     "rewrite",

@@ -21,7 +21,8 @@ import numpy as np
 from keras import ops
 
 from kerasnets import generation
-from kerasnets.generation import Program, Run, refuse_unless, with_numbers
+from kerasnets.generation import Program, Run, with_numbers
+from kerasnets.prompts import refuse_unless
 
 NEVER = -1e9  # the score of what is not there
 

@@ -39,11 +39,7 @@ class TokenCrossEntropy(keras.losses.Loss):
         counts = ops.not_equal(labels, self.ignored_label)
         labels = ops.where(counts, labels, 0)
         guard.check_token_ids(labels, logits.shape[-1], f"{self.name}: labels")
-        total = ops.logsumexp(logits, axis=-1)
-        losses = total - backend.picked(logits, labels)
-        if self.label_smoothing:
-            over_all = total - ops.mean(logits, axis=-1)
-            losses = (1 - self.label_smoothing) * losses + self.label_smoothing * over_all
+        losses = backend.cross_entropy(logits, labels, self.label_smoothing)
         losses = ops.where(counts, losses, 0.0)
         set_keras_mask(losses, counts)
         return losses

@@ -6,8 +6,9 @@
 Texts of like length are read together, and come back in their own order.
 """
 
-from kerasnets import backend, generation
-from kerasnets.text import listed, longest, rounded
+from kerasnets import backend
+from kerasnets.batches import listed, longest, rounded
+from kerasnets.prompts import stop_tokens
 
 INCOMPLETE = "\ufffd"  # bytes that are no character yet
 
@@ -63,7 +64,7 @@ def batches(tokenizer, rows, batch_size):
 
 def whole(model, tokenizer, inputs, settings):
     """(number, text) of each."""
-    stops = generation.stop_tokens(model.config, settings.get("stop_tokens"))
+    stops = stop_tokens(model.config, settings.get("stop_tokens"))
     for chosen, batch in inputs:
         for i, ids in zip(chosen, model.generate(batch, **settings).tolist(), strict=False):
             yield i, tokenizer.decode(until(ids, stops))
@@ -71,7 +72,7 @@ def whole(model, tokenizer, inputs, settings):
 
 def pieces(model, tokenizer, inputs, settings):
     """(number, what is new of its text), step after step."""
-    stops = generation.stop_tokens(model.config, settings.get("stop_tokens"))
+    stops = stop_tokens(model.config, settings.get("stop_tokens"))
     streams = [(chosen, model.stream(batch, **settings)) for chosen, batch in inputs]  # looked at before the first step
     return (piece for chosen, steps in streams for piece in pieces_of(tokenizer, chosen, steps, stops))
 

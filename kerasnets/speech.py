@@ -21,9 +21,9 @@ import zlib
 import numpy as np
 from keras import ops
 
+from kerasnets.batches import as_float, program_of
 from kerasnets.preprocessing import audio as sounds
 from kerasnets.samplers import Temperature, kept
-from kerasnets.text import as_float, program_of
 
 TEMPERATURES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 STEP = 0.02  # seconds from one time to the next, those of two frames

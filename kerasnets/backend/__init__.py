@@ -7,18 +7,20 @@ and `torch.py` beside this file each define every name in `FUNCTIONS`, and only 
 import importlib
 
 FUNCTIONS = (
+    "adam",
     "added",
     "attention",
     "average_pool",
     "compiled",
     "compiles_each_shape",
     "convolution",
+    "cross_entropy",
     "dense",
+    "gelu",
     "int8_product",
     "is_concrete",
     "looped",
     "max_pool",
-    "picked",
     "placed",
     "recurrence",
     "recurrence_path",

@@ -1,5 +1,7 @@
 """TensorFlow: loops that XLA compiles, a part of the batch each; weight gradients in one product over all steps."""
 
+import functools
+import math
 import os
 
 import tensorflow as tf
@@ -7,9 +9,10 @@ from keras import ops
 from tensorflow.python.ops import control_flow_util
 
 from kerasnets.backend import portable
-from kerasnets.backend.portable import added, average_pool, dense, picked, placed  # noqa: F401  XLA does these well
+from kerasnets.backend.portable import added, average_pool, cross_entropy, dense, placed  # noqa: F401  XLA does these well
 from kerasnets.backend.portable import attention_written_out as attention  # noqa: F401
 
+in_one_loop = functools.partial(tf.function, jit_compile=True, autograph=False)  # a small program of XLA's in a graph
 supports_jit_around_recurrence = False  # in one XLA program our loops would take turns instead of running together
 
 
@@ -29,6 +32,55 @@ def int8_product(x, values, scale, twice):
         first = tf.reshape(x, [-1])[0]
         values += tf.cast(tf.math.is_nan(first), values.dtype)
     return portable.int8_product(x, values, scale, twice)
+
+
+def gelu(x, approximate):
+    """x Φ(x). The way there is one loop by XLA and so is the way back, where TensorFlow has twenty, over all of x."""
+    return tf.nn.gelu(x, approximate) if tf.executing_eagerly() else gelu_in_loops(x, approximate)
+
+
+def gelu_in_loops(x, approximate):
+    @tf.custom_gradient
+    def there(x):
+        return gelu_loop(x, approximate), lambda dy: gelu_slope(x, dy, approximate)
+
+    return there(x)
+
+
+@in_one_loop
+def gelu_loop(x, approximate):
+    return tf.nn.gelu(x, approximate)
+
+
+@in_one_loop
+def gelu_slope(x, dy, approximate):
+    """dy · the derivative of x Φ(x): Φ(x) + x Φ′(x)."""
+    if approximate:
+        t = tf.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))
+        return dy * ((1 + t) / 2 + x / 2 * (1 - t * t) * math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * x * x))
+    density = tf.exp(-x * x / 2) / math.sqrt(2 * math.pi)
+    return dy * ((1 + tf.math.erf(x / math.sqrt(2))) / 2 + x * density)
+
+
+def adam(variables, gradients, states, alpha, settings):
+    """The step of `optimizers.py`, one loop by XLA for each weight: whether it was made, which it is in a graph."""
+    if tf.executing_eagerly() or tf.distribute.has_strategy():
+        return False
+    for variable, gradient, *state in zip(variables, gradients, *states, strict=True):
+        old = [variable.value, *(s.value for s in state)]
+        gradient = tf.cast(tf.convert_to_tensor(gradient), old[0].dtype)  # of an embedding it is rows of it
+        new = adam_loop(gradient, alpha, *map(tf.convert_to_tensor, old), **settings)
+        for place, value in zip(old, new, strict=True):
+            place.assign(value)
+    return True
+
+
+@in_one_loop
+def adam_loop(g, alpha, w, m, v, highest=None, *, beta_1, beta_2, epsilon):
+    m, v = m + (g - m) * (1 - beta_1), v + (g * g - v) * (1 - beta_2)
+    highest = None if highest is None else tf.maximum(highest, v)
+    w -= tf.cast(alpha, w.dtype) * m / (tf.sqrt(v if highest is None else highest) + epsilon)
+    return (w, m, v) if highest is None else (w, m, v, highest)
 
 
 def recurrence_path(cell):

@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional
 
 from kerasnets.backend import portable
+from kerasnets.backend.portable import gelu  # noqa: F401  a kernel of torch's own
 from kerasnets.backend.torch_recurrence import recurrence, recurrence_path  # noqa: F401
 
 supports_jit_around_recurrence = True
@@ -157,9 +158,30 @@ def read_bin(path):
     return state
 
 
-def picked(logits, labels):
-    """z_y.   (…, V), (…) → (…)."""
-    return logits.gather(-1, labels[..., None].long()).squeeze(-1)
+def cross_entropy(logits, labels, smoothing):
+    """log Σᵥ exp zᵥ − z_y, smoothed as `losses.py` says.   (…, V), (…) → (…)."""
+    rows, labels = logits.flatten(0, -2), labels.long()
+    losses = functional.cross_entropy(rows, labels.flatten(), reduction="none", label_smoothing=smoothing)
+    return losses.view(labels.shape)
+
+
+@torch.no_grad()
+def adam(variables, gradients, states, alpha, settings):
+    """The step of `optimizers.py` by torch's fused kernel: whether it was made, which it is for weights of one dtype.
+
+    The kernel divides the moments by 1 − βᵗ itself, which α has done already: at a step far enough away that is 1.
+    """
+    weights, gradients = [variable.value for variable in variables], list(gradients)
+    states = [[state.value for state in part] for part in states]
+    if len({(x.dtype, x.device) for x in (*weights, *gradients, *sum(states, []))}) > 1:
+        return False
+    far = torch.full((), 1e9, device=weights[0].device)
+    beta = {f"beta{i}": settings[f"beta_{i}"] for i in (1, 2)}
+    torch._fused_adam_(
+        weights, gradients, *states[:2], *(states[2:] or [[]]), [far] * len(weights), lr=alpha, **beta,
+        weight_decay=0.0, eps=settings["epsilon"], amsgrad=len(states) > 2, maximize=False,
+    )  # fmt: skip
+    return True
 
 
 def placed(array, piece, start):

@@ -9,24 +9,15 @@ Radford et al. 2019, "Language Models are Unsupervised Multitask Learners". Caus
 """
 
 import dataclasses
-import functools
 
 import keras
 
 from kerasnets import layers
 from kerasnets.checkpoint import Family, transposed
+from kerasnets.layers.activations import ACTIVATIONS
 from kerasnets.layers.attention import attention, merge_heads, remember, split_heads
 from kerasnets.layers.layer import Layer, public
 from kerasnets.model import CausalLM, Decoder
-
-ACTIVATIONS = {
-    "gelu_new": functools.partial(keras.activations.gelu, approximate=True),
-    "gelu_pytorch_tanh": functools.partial(keras.activations.gelu, approximate=True),
-    "gelu": functools.partial(keras.activations.gelu, approximate=False),
-    "relu": keras.activations.relu,
-    "silu": keras.activations.silu,
-    "tanh": keras.activations.tanh,
-}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -9,25 +9,16 @@ Touvron et al. 2023, arXiv:2302.13971 and 2307.09288 (2); Dubey et al. 2024, arX
 """
 
 import dataclasses
-import functools
 
 import keras
 
 from kerasnets import layers
 from kerasnets.checkpoint import Family, transposed
+from kerasnets.layers.activations import ACTIVATIONS
 from kerasnets.layers.attention import attention, merge_heads, remember, split_heads
 from kerasnets.layers.layer import Layer, public
 from kerasnets.layers.position import rotate
 from kerasnets.model import CausalLM, Decoder
-
-ACTIVATIONS = {
-    "silu": keras.activations.silu,
-    "swish": keras.activations.silu,
-    "gelu": functools.partial(keras.activations.gelu, approximate=False),
-    "gelu_new": functools.partial(keras.activations.gelu, approximate=True),
-    "gelu_pytorch_tanh": functools.partial(keras.activations.gelu, approximate=True),
-    "relu": keras.activations.relu,
-}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

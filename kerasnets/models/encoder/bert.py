@@ -12,11 +12,12 @@ import dataclasses
 
 import keras
 
-from kerasnets import encoder, layers
+from kerasnets import encoder, encoder_files, layers
 from kerasnets.checkpoint import Family
-from kerasnets.encoder import ACTIVATIONS, layer, masked_lm_rows, norm, sizes
+from kerasnets.encoder_files import layer, masked_lm_rows, norm, sizes
 from kerasnets.fields import told_by_tensors
 from kerasnets.layers import masking
+from kerasnets.layers.activations import ACTIVATIONS
 from kerasnets.layers.attention import attention, merge_heads, split_heads
 from kerasnets.layers.layer import Layer, public
 
@@ -146,7 +147,7 @@ class BERTQuestionAnswerer(encoder.QuestionAnswerer):
     Backbone = BERT
 
 
-FIELDS = encoder.FIELDS | {"type_vocab_size": "num_segments", "classifier_dropout": "classifier_dropout"}
+FIELDS = encoder_files.FIELDS | {"type_vocab_size": "num_segments", "classifier_dropout": "classifier_dropout"}
 
 BLOCK, OURS = "encoder.layer.{i}.", "blocks.{i}."
 CLS = "cls.predictions."
@@ -190,15 +191,15 @@ COMMON = dict(
               "pooler_num_fc_layers", "pooler_size_per_head", "pooler_type"),
     ignored=(r"embeddings\.position_ids", r"cls\.seq_relationship\.(weight|bias)"),
     renamed=((r"LayerNorm\.gamma$", "LayerNorm.weight"), (r"LayerNorm\.beta$", "LayerNorm.bias")),
-    read=encoder.read_labels,
-    write=encoder.write_labels,
-    look=encoder.pooler_or_not,
+    read=encoder_files.read_labels,
+    write=encoder_files.write_labels,
+    look=encoder_files.pooler_or_not,
 )  # fmt: skip
 
 FAMILY = Family(
     model_types=("bert",),
-    tasks=encoder.tasks(BERT, BERTMaskedLM, BERTSequenceClassifier, BERTTokenClassifier, BERTQuestionAnswerer),
-    architectures=encoder.architectures("Bert") | {"BertForPreTraining": "masked_lm"},
+    tasks=encoder_files.tasks(BERT, BERTMaskedLM, BERTSequenceClassifier, BERTTokenClassifier, BERTQuestionAnswerer),
+    architectures=encoder_files.architectures("Bert") | {"BertForPreTraining": "masked_lm"},
     fields=FIELDS,
     weights=WEIGHTS,
     heads=heads("bert."),

@@ -13,19 +13,12 @@ import math
 import keras
 from keras import ops
 
-from kerasnets import encoder, layers
+from kerasnets import encoder, encoder_files, layers
 from kerasnets.checkpoint import Family, transposed
-from kerasnets.encoder import (
-    ACTIVATIONS,
-    layer,
-    masked_lm_rows,
-    norm,
-    read_labels,
-    sizes,
-    without_padding,
-    write_labels,
-)
+from kerasnets.encoder import without_padding
+from kerasnets.encoder_files import layer, masked_lm_rows, norm, read_labels, sizes, write_labels
 from kerasnets.layers import masking
+from kerasnets.layers.activations import ACTIVATIONS
 from kerasnets.layers.attention import attention, merge_heads, split_heads
 from kerasnets.layers.disentangled import distances, position_bias, rows_of
 from kerasnets.layers.layer import Layer, public
@@ -208,7 +201,7 @@ class DeBERTaQuestionAnswerer(encoder.QuestionAnswerer):
     Backbone = DeBERTa
 
 
-FIELDS = encoder.FIELDS | {  # in config.json: in `Config`
+FIELDS = encoder_files.FIELDS | {  # in config.json: in `Config`
     "position_biased_input": "absolute_positions",
     "relative_attention": "relative_positions",
     "pooler_hidden_act": "pooler_activation",
@@ -291,8 +284,8 @@ COMMON = dict(
 
 FAMILY = Family(
     model_types=("deberta",),
-    tasks=encoder.tasks(DeBERTa, DeBERTaMaskedLM, DeBERTaSequenceClassifier, DeBERTaTokenClassifier,
+    tasks=encoder_files.tasks(DeBERTa, DeBERTaMaskedLM, DeBERTaSequenceClassifier, DeBERTaTokenClassifier,
                         DeBERTaQuestionAnswerer),
-    architectures=encoder.architectures("Deberta"),
+    architectures=encoder_files.architectures("Deberta"),
     fields=FIELDS, weights=WEIGHTS, read=read, write=write, **COMMON,
 ).register()  # fmt: skip

@@ -13,10 +13,12 @@ import keras
 import numpy as np
 from keras import ops
 
-from kerasnets import encoder, layers
+from kerasnets import encoder, encoder_files, layers
 from kerasnets.checkpoint import Family, Transform
-from kerasnets.encoder import ACTIVATIONS, layer, norm, sizes, without_padding
+from kerasnets.encoder import without_padding
+from kerasnets.encoder_files import layer, norm, sizes
 from kerasnets.layers import masking
+from kerasnets.layers.activations import ACTIVATIONS
 from kerasnets.layers.attention import split_heads
 from kerasnets.layers.disentangled import distances, log_buckets, rows_of
 from kerasnets.layers.layer import Layer, public
@@ -198,9 +200,9 @@ def write(config, values):
 
 FAMILY = Family(
     model_types=("deberta-v2",),
-    tasks=encoder.tasks(DeBERTaV2, DeBERTaV2MaskedLM, DeBERTaV2SequenceClassifier, DeBERTaV2TokenClassifier,
+    tasks=encoder_files.tasks(DeBERTaV2, DeBERTaV2MaskedLM, DeBERTaV2SequenceClassifier, DeBERTaV2TokenClassifier,
                         DeBERTaV2QuestionAnswerer),
-    architectures=encoder.architectures("DebertaV2"),
+    architectures=encoder_files.architectures("DebertaV2"),
     fields=FIELDS | {"share_att_key": "share_projections", "conv_groups": "convolution_groups",
                      "conv_act": "convolution_activation"},
     weights=WEIGHTS,

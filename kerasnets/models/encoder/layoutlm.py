@@ -11,9 +11,9 @@ import dataclasses
 import numpy as np
 from keras import ops
 
-from kerasnets import encoder, guard
+from kerasnets import encoder, encoder_files, guard
 from kerasnets.checkpoint import Family
-from kerasnets.encoder import sizes
+from kerasnets.encoder_files import sizes
 from kerasnets.layers.layer import Layer, public
 from kerasnets.models.encoder import bert
 from kerasnets.models.encoder.bert import COMMON, FIELDS, WEIGHTS
@@ -121,9 +121,9 @@ TABLES = {"x": "across", "y": "down", "h": "height", "w": "width"}
 
 FAMILY = Family(
     model_types=("layoutlm",),
-    tasks=encoder.tasks(LayoutLM, LayoutLMMaskedLM, LayoutLMSequenceClassifier, LayoutLMTokenClassifier,
+    tasks=encoder_files.tasks(LayoutLM, LayoutLMMaskedLM, LayoutLMSequenceClassifier, LayoutLMTokenClassifier,
                         LayoutLMQuestionAnswerer),
-    architectures=encoder.architectures("LayoutLM"),
+    architectures=encoder_files.architectures("LayoutLM"),
     fields=FIELDS | {"max_2d_position_embeddings": "max_places"},
     weights=WEIGHTS + [(f"embeddings.{theirs}_position_embeddings.weight", f"box_embedding.{ours}")
                        for theirs, ours in TABLES.items()],

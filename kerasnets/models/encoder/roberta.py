@@ -11,9 +11,10 @@ import dataclasses
 
 from keras import ops
 
-from kerasnets import encoder, layers
+from kerasnets import encoder, encoder_files, layers
 from kerasnets.checkpoint import Family
-from kerasnets.encoder import layer, masked_lm_rows, read_labels, sizes, write_labels
+from kerasnets.encoder_files import layer, masked_lm_rows, read_labels, sizes, write_labels
+from kerasnets.layers.activations import ACTIVATIONS
 from kerasnets.layers.layer import public
 from kerasnets.models.encoder import bert
 from kerasnets.models.encoder.bert import COMMON, FIELDS, POOLER, WEIGHTS
@@ -63,7 +64,7 @@ class RoBERTaMaskedLM(encoder.MaskedLM):
 
     def make_head(self):
         config = self.config
-        activation = bert.ACTIVATIONS["gelu"]  # in the blocks the config chooses, here it does not
+        activation = ACTIVATIONS["gelu"]  # in the blocks the config chooses, here it does not
         self.head = layers.MaskedLMHead(config.vocab_size, tied=True, activation=activation, epsilon=config.epsilon)
 
 
@@ -130,9 +131,9 @@ HEADS = {
 
 FAMILY = Family(
     model_types=("roberta", "xlm-roberta"),
-    tasks=encoder.tasks(RoBERTa, RoBERTaMaskedLM, RoBERTaSequenceClassifier, RoBERTaTokenClassifier,
+    tasks=encoder_files.tasks(RoBERTa, RoBERTaMaskedLM, RoBERTaSequenceClassifier, RoBERTaTokenClassifier,
                         RoBERTaQuestionAnswerer),
-    architectures=encoder.architectures("Roberta", "XLMRoberta"),
+    architectures=encoder_files.architectures("Roberta", "XLMRoberta"),
     fields=FIELDS,
     weights=WEIGHTS,
     heads=HEADS,

@@ -16,9 +16,11 @@ from keras.src.backend.common.symbolic_scope import in_symbolic_scope  # Keras i
 
 from kerasnets import backend, layers
 from kerasnets.checkpoint import Family, Transform
-from kerasnets.encoder import ACTIVATIONS, TaskConfig, read_labels, write_labels
+from kerasnets.encoder import TaskConfig
+from kerasnets.encoder_files import read_labels, write_labels
 from kerasnets.fields import told_by_tensors
 from kerasnets.layers import masking
+from kerasnets.layers.activations import ACTIVATIONS
 from kerasnets.layers.attention import attention, merge_heads, remember, split_heads
 from kerasnets.layers.layer import Layer, public
 from kerasnets.seq2seq import (

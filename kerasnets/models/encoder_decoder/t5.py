@@ -10,7 +10,6 @@ arXiv:2210.11416. Text to text 文本到文本.
 """
 
 import dataclasses
-import functools
 
 import keras
 from keras import ops
@@ -19,18 +18,13 @@ from keras.initializers import RandomNormal
 from kerasnets import layers
 from kerasnets.checkpoint import Family, transposed
 from kerasnets.layers import masking
+from kerasnets.layers.activations import ACTIVATIONS
 from kerasnets.layers.attention import attention, merge_heads, remember, split_heads
 from kerasnets.layers.layer import Layer, public
 from kerasnets.seq2seq import EncoderDecoder, Seq2SeqLM, of_block, source_mask
 
-gelu_new = functools.partial(keras.activations.gelu, approximate=True)
-ACTIVATIONS = {
-    "relu": keras.activations.relu,
-    "silu": keras.activations.silu,
-    "gelu": functools.partial(keras.activations.gelu, approximate=False),
-    "gelu_new": gelu_new,
-}
-ACTIVATIONS |= {f"gated-{name}": activation for name, activation in ACTIVATIONS.items()} | {"gated-gelu": gelu_new}
+KINDS = ACTIVATIONS | {f"gated-{name}": activation for name, activation in ACTIVATIONS.items()}
+KINDS |= {"gated-gelu": ACTIVATIONS["gelu_new"]}  # as the files of 1.1 mean it
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -112,7 +106,7 @@ class T5FeedForward(Layer):
 
     def __init__(self, config, **kwargs):
         super().__init__(**kwargs)
-        gated, activation = config.activation.startswith("gated-"), ACTIVATIONS[config.activation]
+        gated, activation = config.activation.startswith("gated-"), KINDS[config.activation]
         self.wide = None if gated else layers.Dense(config.feedforward_size, activation, use_bias=False)
         self.gate = layers.Dense(config.feedforward_size, activation, use_bias=False) if gated else None
         self.up = layers.Dense(config.feedforward_size, use_bias=False) if gated else None
@@ -280,7 +274,7 @@ def write(config, values):
 # What the files of this family and of its variations have in common.
 COMMON = dict(
     fields=FIELDS,
-    choices={"activation": ACTIVATIONS},
+    choices={"activation": KINDS},
     harmless=("classifier_dropout", "initializer_factor", "n_positions", "output_past", "tokenizer_class"),
     weights=WEIGHTS,
     heads={"seq2seq_lm": [("lm_head.weight", "head.kernel", transposed)]},

@@ -15,7 +15,7 @@ from keras import ops
 
 from kerasnets import layers
 from kerasnets.checkpoint import Family, Transform
-from kerasnets.encoder import ACTIVATIONS
+from kerasnets.layers.activations import ACTIVATIONS
 from kerasnets.layers.attention import attention, merge_heads, remember, split_heads
 from kerasnets.layers.layer import Layer, public
 from kerasnets.seq2seq import EncoderDecoder, Seq2SeqLM, block_rows, norm_rows, of_block
