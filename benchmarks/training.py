@@ -75,7 +75,6 @@ def mlm_steps():
 
 
 def our_model():
-    import keras
 
     import kerasnets as kn
 
@@ -163,7 +162,6 @@ def torch_step(ours, kind, batch, rate=RATE):
 
 
 def our_mlm():
-    import keras
 
     import kerasnets as kn
 

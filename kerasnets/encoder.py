@@ -15,7 +15,9 @@ from kerasnets.checkpoint import expanded
 from kerasnets.encoder_files import ONE, PROBLEMS, REGRESSION, SEVERAL
 from kerasnets.layers import masking
 from kerasnets.layers.activations import ACTIVATIONS
+from kerasnets.layers.dropout import Dropout
 from kerasnets.layers.layer import public
+from kerasnets.layers.reading import barely
 from kerasnets.model import TextModel
 
 INPUTS = ("input_ids", "token_type_ids", "position_ids", "attention_mask")
@@ -45,7 +47,8 @@ class Encoder(TextModel):
         super().__init_subclass__(**kwargs)
         cls.inputs_taken = (*INPUTS, *cls.extra_inputs)
 
-    def call(self, inputs):
+    @barely
+    def call(self, inputs, training=None):
         input_ids, segments, positions, padding = self.unpack(inputs, *INPUTS)
         self.check_length(input_ids.shape[1])
         if positions is None:
@@ -98,7 +101,7 @@ class EncoderTask(TextModel):
         config = self.config
         self.backbone = self.Backbone(**vars(config), name="backbone")
         rate = config.dropout if config.classifier_dropout is None else config.classifier_dropout
-        self.dropout = keras.layers.Dropout(rate)
+        self.dropout = Dropout(rate)
         self.make_head()
 
     def encode(self, inputs):
@@ -137,7 +140,8 @@ class MaskedLM(EncoderTask):
         activation = ACTIVATIONS[config.activation]
         self.head = layers.MaskedLMHead(config.vocab_size, tied=True, activation=activation, epsilon=config.epsilon)
 
-    def call(self, inputs):
+    @barely
+    def call(self, inputs, training=None):
         hidden = self.encode(inputs)
         places = inputs.get("mask_positions") if isinstance(inputs, dict) else None
         return self.head(hidden, self.backbone.token_embedding.embeddings, places)
@@ -155,7 +159,8 @@ class SequenceClassifier(EncoderTask):
     def make_head(self):
         self.head = layers.Dense(self.config.num_labels)
 
-    def call(self, inputs):
+    @barely
+    def call(self, inputs, training=None):
         _, padding = self.unpack(inputs, "input_ids", "attention_mask")
         return self.head(self.dropout(self.pool(self.encode(inputs), padding)))
 
@@ -183,7 +188,8 @@ class TokenClassifier(EncoderTask):
     def make_head(self):
         self.head = layers.Dense(self.config.num_labels)
 
-    def call(self, inputs):
+    @barely
+    def call(self, inputs, training=None):
         return self.head(self.dropout(self.encode(inputs)))
 
     def make_loss(self):
@@ -197,7 +203,8 @@ class QuestionAnswerer(EncoderTask):
     def make_head(self):
         self.head = layers.Dense(2)
 
-    def call(self, inputs):
+    @barely
+    def call(self, inputs, training=None):
         return self.head(self.encode(inputs))
 
     def make_loss(self):

@@ -8,6 +8,7 @@ import numpy as np
 
 from kerasnets import generation, guard, layers
 from kerasnets.layers import masking
+from kerasnets.layers.reading import barely
 
 
 class Model(guard.Guarded, keras.Model):
@@ -51,6 +52,18 @@ class Model(guard.Guarded, keras.Model):
         if preset not in cls.presets:
             raise ValueError(f"{cls.__name__} has the presets {sorted(cls.presets)}; received {preset!r}.")
         return cls(**{**cls.presets[preset], **changes})
+
+    def stateless_call(self, trainable_variables, non_trainable_variables, *args, return_losses=False, **kwargs):
+        """As in Keras, but for one thing: the model is called, and so tells its layers whether it is being trained.
+
+        Keras calls `call` here, which JAX's `fit` comes through, and no dropout that was not told would drop anything.
+        """
+        values = [*trainable_variables, *non_trainable_variables]
+        mapping = list(zip([*self.trainable_variables, *self.non_trainable_variables], values, strict=True))
+        with keras.StatelessScope(state_mapping=mapping, collect_losses=return_losses) as scope:
+            outputs = self(*args, **kwargs)
+            losses = [self.losses] if return_losses else []
+        return outputs, [scope.get_current_value(v) for v in self.non_trainable_variables], *losses
 
     def get_config(self):
         policy = self.dtype_policy
@@ -105,7 +118,8 @@ class Decoder(TextModel):
     Positions count each row's real tokens, so that rows padded left or right give what they give alone.
     """
 
-    def call(self, inputs):
+    @barely
+    def call(self, inputs, training=None):
         input_ids, padding, positions = self.unpack(inputs, "input_ids", "attention_mask", "position_ids")
         visible = None
         if padding is not None:
@@ -133,7 +147,8 @@ class CausalLM(TextModel):
     def make_head(self):
         return layers.CausalLMHead(self.config.vocab_size, tied=self.config.tied)
 
-    def call(self, inputs):
+    @barely
+    def call(self, inputs, training=None):
         return self.predict_next(self.backbone(inputs))
 
     def predict_next(self, hidden):

@@ -44,5 +44,5 @@ class Adam(OnePass, keras.optimizers.Adam):
 class AdamW(OnePass, keras.optimizers.AdamW):
     """`keras.optimizers.AdamW` with its arguments and its numbers, in one pass.
 
-    Loshchilov & Hutter 2017, arXiv:1711.05101: the weights decay by themselves, w ← w − η λ w, not through the gradient.
+    Loshchilov & Hutter 2017, arXiv:1711.05101: w ← w − η λ w beside the step, not through g.
     """

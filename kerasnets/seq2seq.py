@@ -15,6 +15,7 @@ from keras import ops
 from kerasnets import generation, guard, layers
 from kerasnets.checkpoint import transposed
 from kerasnets.layers import masking
+from kerasnets.layers.reading import barely
 from kerasnets.model import Model
 from kerasnets.processors import ForcedToken, SuppressTokens
 
@@ -66,7 +67,8 @@ class EncoderDecoder(Seq2SeqModel):
     None)` and `decode(input_ids, positions, visible, cache, memory) → (hidden, cache)`, which generation calls too.
     """
 
-    def call(self, inputs):
+    @barely
+    def call(self, inputs, training=None):
         input_ids, padding = self.unpack(inputs, "decoder_input_ids", "decoder_attention_mask")
         visible = None
         if padding is not None:
@@ -118,7 +120,8 @@ class Seq2SeqLM(Seq2SeqModel):
     def smallest_inputs(self):
         return self.backbone.smallest_inputs()
 
-    def call(self, inputs):
+    @barely
+    def call(self, inputs, training=None):
         return self.predict_next(self.backbone(inputs))
 
     def predict_next(self, hidden):

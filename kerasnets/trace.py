@@ -24,6 +24,7 @@ from keras.src.backend.common.symbolic_scope import in_symbolic_scope  # Keras i
 
 from kerasnets import backend
 from kerasnets.layers.layer import recording
+from kerasnets.layers.reading import calling_fully
 
 _lock = threading.RLock()  # one trace at a time changes `keras.layers.Layer.__call__` and puts it back
 
@@ -39,7 +40,7 @@ def trace(model, inputs, only=None):
     if not isinstance(model, keras.layers.Layer):
         raise ValueError(f"kn.trace takes a Keras model or layer; received {type(model).__name__}.")
     tracer = Tracer(model, [only] if isinstance(only, str) else only)
-    with intercepted(tracer), recording(tracer.record):
+    with intercepted(tracer), recording(tracer.record), calling_fully():
         outputs = model(inputs)
     tracer.check_globs()
     outputs = tree.map_structure(lambda x: to_numpy(x) if is_array(x) else x, outputs)

@@ -4,9 +4,9 @@ Devlin et al. 2018, arXiv:1810.04805, figure 2. Attention sees a set of vectors;
 be in them, so the three are added, brought to one scale and, in training, thinned by dropout.
 """
 
-import keras
 from keras import ops
 
+from kerasnets.layers.dropout import Dropout
 from kerasnets.layers.embedding import Embedding
 from kerasnets.layers.layer import Layer, anew, positive_integer, public
 from kerasnets.layers.normalization import LayerNormalization
@@ -36,7 +36,7 @@ class BERTEmbedding(Layer):
         self.segment_embedding = self.table("segment_embedding", num_segments)
         self.position_embedding = self.table("position_embedding", max_length)
         self.norm = LayerNormalization(epsilon=epsilon, name="norm", dtype=self.dtype_policy)
-        self.dropout = keras.layers.Dropout(dropout, name="dropout", dtype=self.dtype_policy)
+        self.dropout = Dropout(dropout, name="dropout", dtype=self.dtype_policy)
         self.autocast = False  # float16 counts only to 2048: ids given as floats keep their precision
 
     def table(self, name, size):

@@ -4,9 +4,8 @@ Vaswani et al. 2017, arXiv:1706.03762; gated: Shazeer 2020, arXiv:2002.05202, wh
 explanation of why it works.
 """
 
-import keras
-
 from kerasnets.layers.dense import Dense
+from kerasnets.layers.dropout import Dropout
 from kerasnets.layers.layer import Layer, positive_integer, public
 
 
@@ -50,7 +49,7 @@ class FeedForward(Sublayers):
     def build(self, input_shape):
         self.wide = self.dense(self.feedforward_size, "wide", self.activation)
         self.narrow = self.dense(input_shape[-1], "narrow")
-        self.wide_dropout = keras.layers.Dropout(self.dropout, dtype=self.dtype_policy) if self.dropout else None
+        self.wide_dropout = Dropout(self.dropout, dtype=self.dtype_policy) if self.dropout else None
         self.wide.build(input_shape)
         self.narrow.build((*input_shape[:-1], self.feedforward_size))
 

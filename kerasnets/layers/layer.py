@@ -9,7 +9,7 @@ import keras
 from keras import activations, constraints, initializers, regularizers
 
 from kerasnets import backend, guard
-from kerasnets.layers.reading import is_bare
+from kerasnets.layers.reading import bare_training, is_bare
 
 # How an argument of this ending is read from a string, an object or a config, and written back.
 KINDS = {
@@ -94,6 +94,10 @@ class Layer(keras.layers.Layer):
 
     _argument_names = ()
 
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        cls.asks_training = "training" in inspect.signature(cls.call).parameters
+
     def set_arguments(self, arguments):
         """Keep each argument of `__init__` as an attribute; strings become the functions they name."""
         names = [name for name in arguments if name not in NOT_SETTINGS]
@@ -141,7 +145,8 @@ class Layer(keras.layers.Layer):
 
     def __call__(self, *args, **kwargs):
         if is_bare(self):
-            return self.call(*args, **kwargs)
+            training = {"training": bare_training()} if self.asks_training else {}
+            return self.call(*args, **training | kwargs)
         if args and hasattr(args[0], "shape"):
             guard.check_not_empty(args[0].shape, f"Layer {self.name!r}")
         return super().__call__(*args, **kwargs)

@@ -4,8 +4,7 @@ Vaswani et al. 2017, arXiv:1706.03762, figure 1. The norm stands after each sum 
 `norm_first`, which trains without a warm-up: Xiong et al. 2020, arXiv:2002.04745.
 """
 
-import keras
-
+from kerasnets.layers.dropout import Dropout
 from kerasnets.layers.feedforward import FeedForward
 from kerasnets.layers.layer import Layer, anew, positive_integer, public
 from kerasnets.layers.multi_head_attention import MultiHeadAttention
@@ -46,7 +45,7 @@ class TransformerBlock(Layer):
         self.feedforward_norm = self.make_norm("feedforward_norm", shape)
         self.feedforward = FeedForward(self.feedforward_size, self.activation, name="feedforward", **self.settings())
         self.feedforward.build(shape)
-        self.residual_dropout = keras.layers.Dropout(self.dropout, dtype=self.dtype_policy)
+        self.residual_dropout = Dropout(self.dropout, dtype=self.dtype_policy)
 
     def settings(self):
         initializers = {name: anew(getattr(self, name)) for name in ("kernel_initializer", "bias_initializer")}

@@ -62,5 +62,5 @@ class Autoencoder(Model):
         pixels = self.standardise.inverse(self.pixels(h))  # → (B, D)
         return ops.reshape(pixels, (-1, *self.config.picture_shape))
 
-    def call(self, pictures):
+    def call(self, pictures, training=None):
         return self.decode(self.encode(pictures))

@@ -45,7 +45,7 @@ class PolicyNetwork(Model):
         self.blocks = [layers.Dense(config.hidden_size, activation=config.activation) for _ in range(config.num_layers)]
         self.head = layers.Dense(config.num_actions)
 
-    def call(self, observations):
+    def call(self, observations, training=None):
         x = observations
         for block in self.blocks:
             x = block(x)

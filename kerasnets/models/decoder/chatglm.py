@@ -11,11 +11,10 @@ The first ChatGLM-6B is another model under the same name: two-dimensional posit
 
 import dataclasses
 
-import keras
-
 from kerasnets import layers
 from kerasnets.checkpoint import Family, transposed
 from kerasnets.layers.attention import attention, merge_heads, remember, split_heads
+from kerasnets.layers.dropout import Dropout
 from kerasnets.layers.layer import Layer, public
 from kerasnets.layers.position import rotate
 from kerasnets.model import CausalLM, Decoder
@@ -72,7 +71,7 @@ class ChatGLMAttention(Layer):
         self.key = layers.Dense(config.num_kv_heads * config.head_size, use_bias=config.attention_bias)
         self.value = layers.Dense(config.num_kv_heads * config.head_size, use_bias=config.attention_bias)
         self.out = layers.Dense(config.hidden_size, use_bias=False)
-        self.dropout = keras.layers.Dropout(config.attention_dropout)
+        self.dropout = Dropout(config.attention_dropout)
 
     def call(self, x, cos, sin, visible=None, cache=None, training=False):
         q = rotate(split_heads(self.query(x), self.num_heads), cos, sin, interleaved=True)
@@ -93,7 +92,7 @@ class ChatGLMBlock(Layer):
         self.attention = ChatGLMAttention(config)
         self.feedforward_norm = layers.RMSNormalization(epsilon=config.epsilon)
         self.feedforward = layers.GatedFeedForward(config.feedforward_size, activation="silu", use_bias=False)
-        self.dropout = keras.layers.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def call(self, x, cos, sin, visible=None, cache=None):
         attended, cache = self.attention(self.attention_norm(x), cos, sin, visible, cache=cache)

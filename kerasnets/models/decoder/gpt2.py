@@ -16,6 +16,7 @@ from kerasnets import layers
 from kerasnets.checkpoint import Family, transposed
 from kerasnets.layers.activations import ACTIVATIONS
 from kerasnets.layers.attention import attention, merge_heads, remember, split_heads
+from kerasnets.layers.dropout import Dropout
 from kerasnets.layers.layer import Layer, public
 from kerasnets.model import CausalLM, Decoder
 
@@ -59,7 +60,7 @@ class GPT2Attention(Layer):
         self.scale /= depth + 1 if config.scale_by_depth else 1
         self.query_key_value = layers.Dense(3 * config.hidden_size)
         self.out = layers.Dense(config.hidden_size)
-        self.dropout = keras.layers.Dropout(config.attention_dropout)
+        self.dropout = Dropout(config.attention_dropout)
 
     def call(self, x, visible=None, cache=None, training=False):
         q, k, v = (split_heads(part, self.num_heads) for part in keras.ops.split(self.query_key_value(x), 3, axis=-1))
@@ -79,7 +80,7 @@ class GPT2Block(Layer):
         self.feedforward_norm = layers.LayerNormalization(epsilon=config.epsilon)
         width = config.feedforward_size or 4 * config.hidden_size
         self.feedforward = layers.FeedForward(width, ACTIVATIONS[config.activation])
-        self.dropout = keras.layers.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def call(self, x, visible=None, cache=None):
         attended, cache = self.attention(self.attention_norm(x), visible, cache=cache)
@@ -98,7 +99,7 @@ class GPT2(Decoder):
         config = self.config
         self.token_embedding = layers.Embedding(config.vocab_size, config.hidden_size)
         self.position_embedding = layers.Embedding(config.max_length, config.hidden_size)
-        self.dropout = keras.layers.Dropout(config.embedding_dropout)
+        self.dropout = Dropout(config.embedding_dropout)
         self.blocks = [GPT2Block(config, depth) for depth in range(config.num_layers)]
         self.final_norm = layers.LayerNormalization(epsilon=config.epsilon)
 

@@ -10,12 +10,11 @@ Touvron et al. 2023, arXiv:2302.13971 and 2307.09288 (2); Dubey et al. 2024, arX
 
 import dataclasses
 
-import keras
-
 from kerasnets import layers
 from kerasnets.checkpoint import Family, transposed
 from kerasnets.layers.activations import ACTIVATIONS
 from kerasnets.layers.attention import attention, merge_heads, remember, split_heads
+from kerasnets.layers.dropout import Dropout
 from kerasnets.layers.layer import Layer, public
 from kerasnets.layers.position import rotate
 from kerasnets.model import CausalLM, Decoder
@@ -91,7 +90,7 @@ class LLaMAAttention(Layer):
         self.key = layers.Dense(self.num_kv_heads * self.head_size, use_bias=config.attention_bias)
         self.value = layers.Dense(self.num_kv_heads * self.head_size, use_bias=config.attention_bias)
         self.out = self.make_out(config)
-        self.dropout = keras.layers.Dropout(config.attention_dropout)
+        self.dropout = Dropout(config.attention_dropout)
 
     def make_out(self, config):
         return layers.Dense(config.hidden_size, use_bias=config.attention_bias)

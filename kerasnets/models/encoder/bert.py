@@ -10,8 +10,6 @@ Devlin et al. 2018, arXiv:1810.04805. Masked LM 掩码语言模型; bidirectiona
 
 import dataclasses
 
-import keras
-
 from kerasnets import encoder, encoder_files, layers
 from kerasnets.checkpoint import Family
 from kerasnets.encoder_files import layer, masked_lm_rows, norm, sizes
@@ -19,6 +17,7 @@ from kerasnets.fields import told_by_tensors
 from kerasnets.layers import masking
 from kerasnets.layers.activations import ACTIVATIONS
 from kerasnets.layers.attention import attention, merge_heads, split_heads
+from kerasnets.layers.dropout import Dropout
 from kerasnets.layers.layer import Layer, public
 
 
@@ -64,7 +63,7 @@ class BERTAttention(Layer):
         super().__init__(**kwargs)
         self.num_heads = config.num_heads
         self.query, self.key, self.value, self.out = (layers.Dense(config.hidden_size) for _ in range(4))
-        self.dropout = keras.layers.Dropout(config.attention_dropout)
+        self.dropout = Dropout(config.attention_dropout)
 
     def call(self, x, visible=None, training=False):
         q, k, v = (split_heads(project(x), self.num_heads) for project in (self.query, self.key, self.value))
@@ -81,7 +80,7 @@ class BERTBlock(Layer):
         self.attention_norm = layers.LayerNormalization(epsilon=config.epsilon)
         self.feedforward = layers.FeedForward(config.feedforward_size, ACTIVATIONS[config.activation])
         self.feedforward_norm = layers.LayerNormalization(epsilon=config.epsilon)
-        self.dropout = keras.layers.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def call(self, x, visible=None):
         x = self.attention_norm(x + self.dropout(self.attention(x, visible)))

@@ -10,7 +10,6 @@ He et al. 2020, arXiv:2006.03654. Against BERT:
 import dataclasses
 import math
 
-import keras
 from keras import ops
 
 from kerasnets import encoder, encoder_files, layers
@@ -21,6 +20,7 @@ from kerasnets.layers import masking
 from kerasnets.layers.activations import ACTIVATIONS
 from kerasnets.layers.attention import attention, merge_heads, split_heads
 from kerasnets.layers.disentangled import distances, position_bias, rows_of
+from kerasnets.layers.dropout import Dropout
 from kerasnets.layers.layer import Layer, public
 
 TERMS = ("c2p", "p2c")  # content to position, position to content
@@ -67,8 +67,8 @@ class DeBERTaAttention(Layer):
         self.scale = 1 / math.sqrt(config.hidden_size // config.num_heads * (1 + len(config.terms)))
         self.make_projections(config)
         self.out = layers.Dense(config.hidden_size)
-        self.dropout = keras.layers.Dropout(config.attention_dropout)
-        self.position_dropout = keras.layers.Dropout(config.dropout)
+        self.dropout = Dropout(config.attention_dropout)
+        self.position_dropout = Dropout(config.dropout)
 
     def make_projections(self, config):
         width = config.hidden_size
@@ -110,7 +110,7 @@ class DeBERTaBlock(Layer):
         self.attention_norm = layers.LayerNormalization(epsilon=config.epsilon)
         self.feedforward = layers.FeedForward(config.feedforward_size, ACTIVATIONS[config.activation])
         self.feedforward_norm = layers.LayerNormalization(epsilon=config.epsilon)
-        self.dropout = keras.layers.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def call(self, x, distance_table=None, rows=None, visible=None):
         x = self.attention_norm(x + self.dropout(self.attention(x, distance_table, rows, visible)))
@@ -180,7 +180,7 @@ class DeBERTaSequenceClassifier(encoder.SequenceClassifier):
 
     def make_head(self):
         self.pooler = layers.FirstTokenPooler(ACTIVATIONS[self.config.pooler_activation])
-        self.pooler_dropout = keras.layers.Dropout(self.config.pooler_dropout)
+        self.pooler_dropout = Dropout(self.config.pooler_dropout)
         super().make_head()
 
     def pool(self, hidden, padding):

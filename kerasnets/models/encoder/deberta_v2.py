@@ -9,7 +9,6 @@ He et al. 2020, arXiv:2006.03654 (v2), and 2021, arXiv:2111.09543 (v3, trained t
 
 import dataclasses
 
-import keras
 import numpy as np
 from keras import ops
 
@@ -21,6 +20,7 @@ from kerasnets.layers import masking
 from kerasnets.layers.activations import ACTIVATIONS
 from kerasnets.layers.attention import split_heads
 from kerasnets.layers.disentangled import distances, log_buckets, rows_of
+from kerasnets.layers.dropout import Dropout
 from kerasnets.layers.layer import Layer, public
 from kerasnets.models.encoder import deberta
 from kerasnets.models.encoder.deberta import BLOCK, COMMON, FIELDS, OURS, SHARED_WEIGHTS
@@ -83,7 +83,7 @@ class NeighbourConvolution(Layer):
         self.convolution = layers.Conv1D(config.hidden_size, size, padding="same", groups=groups)
         self.activation = ACTIVATIONS[config.convolution_activation]
         self.norm = layers.LayerNormalization(epsilon=config.epsilon)
-        self.dropout = keras.layers.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def call(self, x, y, padding=None):
         seen = without_padding(self.convolution(x), padding)

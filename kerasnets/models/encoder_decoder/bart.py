@@ -9,7 +9,6 @@ Lewis et al. 2019, arXiv:1910.13461. Denoising 去噪. Against the Transformer o
 
 import dataclasses
 
-import keras
 import numpy as np
 from keras import ops
 from keras.src.backend.common.symbolic_scope import in_symbolic_scope  # Keras is only finding out shapes
@@ -22,7 +21,9 @@ from kerasnets.fields import told_by_tensors
 from kerasnets.layers import masking
 from kerasnets.layers.activations import ACTIVATIONS
 from kerasnets.layers.attention import attention, merge_heads, remember, split_heads
+from kerasnets.layers.dropout import Dropout
 from kerasnets.layers.layer import Layer, public
+from kerasnets.layers.reading import barely
 from kerasnets.seq2seq import (
     EncoderDecoder,
     Seq2SeqLM,
@@ -90,7 +91,7 @@ class BARTAttention(Layer):
             raise ValueError(f"{num_heads} heads can't share hidden_size={config.hidden_size} evenly.")
         self.num_heads, self.head_size = num_heads, config.hidden_size // num_heads
         self.query, self.key, self.value, self.out = (layers.Dense(config.hidden_size) for _ in range(4))
-        self.dropout = keras.layers.Dropout(config.attention_dropout)
+        self.dropout = Dropout(config.attention_dropout)
 
     def call(self, x, visible=None, memory=None, cache=None, is_causal=False, training=False):
         q = split_heads(self.query(x), self.num_heads)
@@ -113,7 +114,7 @@ class BARTEncoderBlock(Layer):
         activation = ACTIVATIONS[config.activation]
         self.feedforward = layers.FeedForward(feedforward_size, activation, dropout=config.feedforward_dropout)
         self.feedforward_norm = layers.LayerNormalization(epsilon=EPSILON)
-        self.dropout = keras.layers.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def call(self, x, visible=None):
         attended, _ = self.attention(x, visible)
@@ -148,7 +149,7 @@ class BART(EncoderDecoder):
         config = self.config
         self.token_embedding = layers.Embedding(config.vocab_size, config.hidden_size)
         self.scale = config.hidden_size**0.5 if config.scale_embedding else 1.0
-        self.dropout = keras.layers.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.encoder_position_embedding = layers.PositionEmbedding(config.max_length + OFFSET)
         self.encoder_embedding_norm = layers.LayerNormalization(epsilon=EPSILON)
         sizes = config.num_heads, config.feedforward_size
@@ -202,10 +203,11 @@ class BARTSequenceClassifier(Seq2SeqModel):
         config = self.config
         self.backbone = BART(**vars(config), name="backbone")
         self.dense = layers.Dense(config.hidden_size, "tanh")
-        self.dropout = keras.layers.Dropout(config.classifier_dropout)
+        self.dropout = Dropout(config.classifier_dropout)
         self.head = layers.Dense(config.num_labels)
 
-    def call(self, inputs):
+    @barely
+    def call(self, inputs, training=None):
         input_ids, padding = self.unpack(inputs, "input_ids", "attention_mask")
         last = self.last_end(input_ids)
         target = shift_right(input_ids, self.config.decoder_start_token_id, self.config.pad_token_id)

@@ -11,7 +11,6 @@ arXiv:2210.11416. Text to text 文本到文本.
 
 import dataclasses
 
-import keras
 from keras import ops
 from keras.initializers import RandomNormal
 
@@ -20,6 +19,7 @@ from kerasnets.checkpoint import Family, transposed
 from kerasnets.layers import masking
 from kerasnets.layers.activations import ACTIVATIONS
 from kerasnets.layers.attention import attention, merge_heads, remember, split_heads
+from kerasnets.layers.dropout import Dropout
 from kerasnets.layers.layer import Layer, public
 from kerasnets.seq2seq import EncoderDecoder, Seq2SeqLM, of_block, source_mask
 
@@ -87,7 +87,7 @@ class T5Attention(Layer):
         self.key = layers.Dense(width, use_bias=False, kernel_initializer=RandomNormal(stddev=deviation))
         self.value = layers.Dense(width, use_bias=False, kernel_initializer=RandomNormal(stddev=deviation))
         self.out = layers.Dense(config.hidden_size, use_bias=False)
-        self.dropout = keras.layers.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def call(self, x, visible=None, bias=None, memory=None, cache=None, training=False):
         q = split_heads(self.query(x), self.num_heads)
@@ -111,7 +111,7 @@ class T5FeedForward(Layer):
         self.gate = layers.Dense(config.feedforward_size, activation, use_bias=False) if gated else None
         self.up = layers.Dense(config.feedforward_size, use_bias=False) if gated else None
         self.narrow = layers.Dense(config.hidden_size, use_bias=False)
-        self.dropout = keras.layers.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def call(self, x):
         wide = self.wide(x) if self.gate is None else self.gate(x) * self.up(x)
@@ -127,7 +127,7 @@ class T5EncoderBlock(Layer):
         self.attention = T5Attention(config)
         self.feedforward_norm = layers.RMSNormalization(epsilon=config.epsilon)
         self.feedforward = T5FeedForward(config)
-        self.dropout = keras.layers.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def call(self, x, visible=None, bias=None):
         attended, _ = self.attention(self.attention_norm(x), visible, bias)
@@ -162,7 +162,7 @@ class T5(EncoderDecoder):
         config = self.config
         distances = (config.num_heads, config.num_buckets, config.max_distance)
         self.token_embedding = layers.Embedding(config.vocab_size, config.hidden_size, RandomNormal(stddev=1.0))
-        self.dropout = keras.layers.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.encoder_bias = layers.RelativePositionBias(*distances, bidirectional=True)
         self.encoder_blocks = [T5EncoderBlock(config) for _ in range(config.num_layers)]
         self.encoder_norm = layers.RMSNormalization(epsilon=config.epsilon)

@@ -17,6 +17,7 @@ from keras import ops
 from kerasnets import layers
 from kerasnets.layers import masking
 from kerasnets.layers.attention import attention, merge_heads, remember, split_heads
+from kerasnets.layers.dropout import Dropout
 from kerasnets.layers.layer import Layer, public
 from kerasnets.seq2seq import EncoderDecoder, Seq2SeqLM, of_block, source_mask
 
@@ -71,7 +72,7 @@ class TransformerEncoderPart(Layer):
         self.attention_norm = layers.LayerNormalization(epsilon=config.epsilon)
         self.feedforward = layers.FeedForward(config.feedforward_size, "relu")
         self.feedforward_norm = layers.LayerNormalization(epsilon=config.epsilon)
-        self.dropout = keras.layers.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def call(self, x, visible=None):
         attended, _ = self.attention(x, visible)
@@ -106,7 +107,7 @@ class Transformer(EncoderDecoder):
         config = self.config
         small = keras.initializers.RandomNormal(stddev=config.hidden_size**-0.5)  # times √D: as large as the positions
         self.token_embedding = layers.Embedding(config.vocab_size, config.hidden_size, small)
-        self.dropout = keras.layers.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.encoder_blocks = [TransformerEncoderPart(config) for _ in range(config.num_layers)]
         self.decoder_blocks = [TransformerDecoderPart(config) for _ in range(config.num_layers)]
 

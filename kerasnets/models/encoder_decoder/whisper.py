@@ -17,6 +17,7 @@ from kerasnets import layers
 from kerasnets.checkpoint import Family, Transform
 from kerasnets.layers.activations import ACTIVATIONS
 from kerasnets.layers.attention import attention, merge_heads, remember, split_heads
+from kerasnets.layers.dropout import Dropout
 from kerasnets.layers.layer import Layer, public
 from kerasnets.seq2seq import EncoderDecoder, Seq2SeqLM, block_rows, norm_rows, of_block
 
@@ -83,7 +84,7 @@ class WhisperAttention(Layer):
         self.num_heads, self.head_size = num_heads, config.hidden_size // num_heads
         self.query, self.value, self.out = (layers.Dense(config.hidden_size) for _ in range(3))
         self.key = layers.Dense(config.hidden_size, use_bias=False)
-        self.dropout = keras.layers.Dropout(config.attention_dropout)
+        self.dropout = Dropout(config.attention_dropout)
 
     def call(self, x, visible=None, memory=None, cache=None, is_causal=False, training=False):
         q = split_heads(self.query(x), self.num_heads)
@@ -106,7 +107,7 @@ class WhisperEncoderBlock(Layer):
         self.feedforward_norm = layers.LayerNormalization(epsilon=EPSILON)
         activation = ACTIVATIONS[config.activation]
         self.feedforward = layers.FeedForward(feedforward_size, activation, dropout=config.feedforward_dropout)
-        self.dropout = keras.layers.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def call(self, x):
         attended, _ = self.attention(self.attention_norm(x))
@@ -153,7 +154,7 @@ class Whisper(EncoderDecoder):
         activation = ACTIVATIONS["gelu"]
         self.conv1 = layers.Conv1D(config.hidden_size, 3, activation=activation)
         self.conv2 = layers.Conv1D(config.hidden_size, 3, strides=2, activation=activation)
-        self.dropout = keras.layers.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.encoder_position_embedding = layers.PositionEmbedding(config.max_source_length, sines, trainable=False)
         sizes = config.num_heads, config.feedforward_size
         self.encoder_blocks = [WhisperEncoderBlock(config, *sizes) for _ in range(config.num_layers)]
