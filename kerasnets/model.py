@@ -8,6 +8,7 @@ import numpy as np
 
 from kerasnets import generation, guard, layers
 from kerasnets.layers import masking
+from kerasnets.layers.layer import public
 from kerasnets.layers.reading import barely
 
 
@@ -178,5 +179,6 @@ def plain(value):
     return tuple(plain(item) for item in value) if isinstance(value, (list, tuple)) else value
 
 
+@public
 class Sequential(guard.Guarded, keras.Sequential):
     """`keras.Sequential` whose `fit`, `evaluate` and `predict` refuse bad inputs in words (see `kerasnets.guard`)."""

@@ -76,7 +76,7 @@ characters = kn.Tokenizer.train(reviews, "wordpiece", vocab_size=4000)
 x, test_x = (characters(texts, max_length=64, padding="max_length") for texts in (reviews, test_reviews))
 reader = kn.BERTSequenceClassifier(
     vocab_size=4000, hidden_size=64, num_layers=1, num_heads=4, feedforward_size=128, max_length=64,
-    dropout=0.1, attention_dropout=0.0, labels=("差评", "好评"), name="chinese_reviews",
+    dropout=0.0, attention_dropout=0.0, labels=("差评", "好评"), name="chinese_reviews",
 )  # fmt: skip
 
 # %% [markdown]
@@ -183,11 +183,9 @@ def fine_tuned(model, rate, epochs, title):
 names = tuple(subjects)
 small = kn.BERTSequenceClassifier(
     vocab_size=tokenizer.vocab_size, hidden_size=64, num_layers=1, num_heads=4, feedforward_size=128, max_length=48,
-    attention_dropout=0.0, num_labels=8, labels=names,
+    dropout=0.0, attention_dropout=0.0, num_labels=8, labels=names,
 )  # fmt: skip
-model = kn.BERTSequenceClassifier.from_backbone(
-    minilm, num_labels=8, labels=names, dropout=0.0, attention_dropout=0.0, classifier_dropout=0.1
-)
+model = kn.BERTSequenceClassifier.from_backbone(minilm, num_labels=8, labels=names, dropout=0.0, attention_dropout=0.0)
 for layer in (model.backbone.embedding, *model.backbone.blocks[:3]):
     layer.trainable = False
 english = {

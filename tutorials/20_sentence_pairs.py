@@ -111,7 +111,7 @@ def make_model():
     keras.utils.set_random_seed(0)
     return kn.BERTSequenceClassifier(
         vocab_size=V, hidden_size=64, num_layers=2, num_heads=4, feedforward_size=128, max_length=length,
-        dropout=0.0, attention_dropout=0.0, classifier_dropout=0.1,
+        dropout=0.0, attention_dropout=0.0,
         labels=("the first 前者", "the second 后者"), name="sentence_pairs",
     )  # fmt: skip
 

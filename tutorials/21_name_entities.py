@@ -212,7 +212,7 @@ batch_size, epochs, width = 32, 2, 64
 model = kn.DeBERTaV2TokenClassifier(
     vocab_size=tokenizer.vocab_size, hidden_size=width, num_layers=2, num_heads=4, feedforward_size=4 * width,
     max_length=length, num_buckets=16, terms=("c2p",), convolution_size=3, convolution_activation="gelu",
-    num_labels=len(labels), labels=labels, dropout=0.0, attention_dropout=0.0, classifier_dropout=0.2,
+    num_labels=len(labels), labels=labels, dropout=0.0, attention_dropout=0.0,
 )  # fmt: skip
 steps = epochs * -(-len(train_y) // batch_size)
 schedule = keras.optimizers.schedules.CosineDecay(0.0, steps, warmup_target=4e-3, warmup_steps=steps // 20)

@@ -225,7 +225,7 @@ def learn(sees_boxes):
     keras.utils.set_random_seed(0)
     model = kn.LayoutLMTokenClassifier(
         vocab_size=len(number) + 2, hidden_size=64, num_layers=2, num_heads=4, feedforward_size=256,
-        max_length=length, num_labels=len(kinds), labels=tuple(kinds), dropout=0.3,
+        max_length=length, num_labels=len(kinds), labels=tuple(kinds), dropout=0.0, attention_dropout=0.0,
     )  # fmt: skip
     steps = epochs * -(-len(train_y) // batch_size)
     schedule = keras.optimizers.schedules.CosineDecay(0.0, steps, warmup_target=2e-3, warmup_steps=steps // 10)

@@ -222,7 +222,7 @@ written = {"copy": sources, "memory": remembered(sources), "lexicon": [looked_up
 # %%
 D, N = 128, 4
 model = kn.TransformerSeq2SeqLM(
-    vocab_size=V, hidden_size=D, num_layers=2, num_heads=N, feedforward_size=4 * D, dropout=0.3,
+    vocab_size=V, hidden_size=D, num_layers=2, num_heads=N, feedforward_size=4 * D, dropout=0.0,
     pad_token_id=pad, decoder_start_token_id=pad, eos_token_id=(end,), name="transformer_translation",
 )  # fmt: skip
 

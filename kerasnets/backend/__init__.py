@@ -9,6 +9,7 @@ import importlib
 FUNCTIONS = (
     "adam",
     "added",
+    "all_rows",
     "attention",
     "average_pool",
     "compiled",

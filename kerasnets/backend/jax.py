@@ -8,7 +8,17 @@ import jax.numpy as jnp
 from keras import ops
 
 from kerasnets.backend import portable
-from kerasnets.backend.portable import adam, added, average_pool, convolution, cross_entropy, dense, gelu, placed  # noqa: F401  XLA does these well
+from kerasnets.backend.portable import (  # noqa: F401  XLA does these well
+    adam,
+    added,
+    all_rows,
+    average_pool,
+    convolution,
+    cross_entropy,
+    dense,
+    gelu,
+    placed,
+)
 
 supports_jit_around_recurrence = True
 

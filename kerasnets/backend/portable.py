@@ -116,6 +116,11 @@ def adam(variables, gradients, states, alpha, settings):
     return False
 
 
+def all_rows(gradient):
+    """The gradient of a table, which TensorFlow keeps as the rows that were read."""
+    return gradient
+
+
 def gelu(x, approximate):
     """x Φ(x), or what is close to it: `layers/activations.py`."""
     return ops.gelu(x, approximate)

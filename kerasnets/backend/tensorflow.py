@@ -9,7 +9,7 @@ from keras import ops
 from tensorflow.python.ops import control_flow_util
 
 from kerasnets.backend import portable
-from kerasnets.backend.portable import added, average_pool, cross_entropy, dense, placed  # noqa: F401  XLA does these well
+from kerasnets.backend.portable import adam, added, average_pool, cross_entropy, dense, placed  # noqa: F401  XLA does these well
 from kerasnets.backend.portable import attention_written_out as attention  # noqa: F401
 
 in_one_loop = functools.partial(tf.function, jit_compile=True, autograph=False)  # a small program of XLA's in a graph
@@ -62,25 +62,9 @@ def gelu_slope(x, dy, approximate):
     return dy * ((1 + tf.math.erf(x / math.sqrt(2))) / 2 + x * density)
 
 
-def adam(variables, gradients, states, alpha, settings):
-    """The step of `optimizers.py`, one loop by XLA for each weight: whether it was made, which it is in a graph."""
-    if tf.executing_eagerly() or tf.distribute.has_strategy():
-        return False
-    for variable, gradient, *state in zip(variables, gradients, *states, strict=True):
-        old = [variable.value, *(s.value for s in state)]
-        gradient = tf.cast(tf.convert_to_tensor(gradient), old[0].dtype)  # of an embedding it is rows of it
-        new = adam_loop(gradient, alpha, *map(tf.convert_to_tensor, old), **settings)
-        for place, value in zip(old, new, strict=True):
-            place.assign(value)
-    return True
-
-
-@in_one_loop
-def adam_loop(g, alpha, w, m, v, highest=None, *, beta_1, beta_2, epsilon):
-    m, v = m + (g - m) * (1 - beta_1), v + (g * g - v) * (1 - beta_2)
-    highest = None if highest is None else tf.maximum(highest, v)
-    w -= tf.cast(alpha, w.dtype) * m / (tf.sqrt(v if highest is None else highest) + epsilon)
-    return (w, m, v) if highest is None else (w, m, v, highest)
+def all_rows(gradient):
+    """The gradient of a table, of which TensorFlow keeps the rows that were read, some of them more than once."""
+    return tf.convert_to_tensor(gradient)
 
 
 def recurrence_path(cell):
