@@ -43,7 +43,7 @@ def recurrence_path(cell):
 def int8_product(x, values, scale, twice):
     """x (Q s)ᵀ, Q read as it is in a loop too: without the barrier XLA turns Q into floats once, before the loop."""
     x, values = jax.lax.optimization_barrier((x, values))
-    return portable.int8_product(x, values, scale, twice)
+    return portable.int8_product(x, values, scale, twice, in_tiles=True)
 
 
 @jax.custom_jvp

@@ -5,6 +5,8 @@ import functools
 import keras
 from keras import ops
 
+TILE = 64  # outputs of a matrix in 8 bits
+
 
 def dense(x, kernel, bias=None):
     """x W + b.   (…, D), (D, U), (U,) → (…, U)."""
@@ -12,13 +14,19 @@ def dense(x, kernel, bias=None):
     return y if bias is None else ops.add(y, bias)
 
 
-def int8_product(x, values, scale, twice):
+def int8_product(x, values, scale, twice, in_tiles=False):
     """x ((Q + Q₂ / 254) s)ᵀ, Q₂ of the inputs `twice`.   (B, D), (F, D + k) int8, (F,), (k,) → (B, F).
 
-    XLA turns Q into floats as it reads them.
+    XLA turns Q into floats as it reads them, for one row of x. For more it would write all of them to memory first; so
+    a prompt, which is some rows, reads a tile of Q after the other, whose floats the processor's own memory holds.
     """
     x = ops.concatenate([x, ops.take(x, twice, axis=1) / 254], axis=1)
-    return ops.matmul(x, ops.transpose(ops.cast(values, x.dtype))) * scale
+    rows, outputs = x.shape[0], values.shape[0]
+    if rows is None or not 2 < rows <= 128 or outputs % TILE or not in_tiles:
+        return ops.matmul(x, ops.transpose(ops.cast(values, x.dtype))) * scale
+    tiles = ops.reshape(values, (outputs // TILE, TILE, -1))
+    y = ops.map(lambda tile: ops.matmul(x, ops.transpose(ops.cast(tile, x.dtype))), tiles)
+    return ops.reshape(ops.moveaxis(y, 0, 1), (rows, outputs)) * scale
 
 
 def convolution(x, kernel, bias, strides, padding, data_format, dilation_rate):

@@ -6,6 +6,7 @@ import os
 
 import tensorflow as tf
 from keras import ops
+from tensorflow.compiler.tf2xla.python.xla import optimization_barrier
 from tensorflow.python.ops import control_flow_util
 
 from kerasnets.backend import portable
@@ -27,11 +28,15 @@ def settled(x):
 
 
 def int8_product(x, values, scale, twice):
-    """x (Q s)ᵀ, Q read as it is in loops too: XLA would turn it into floats before, but a NaN may come."""
-    if not tf.executing_eagerly():
-        first = tf.reshape(x, [-1])[0]
-        values += tf.cast(tf.math.is_nan(first), values.dtype)
-    return portable.int8_product(x, values, scale, twice)
+    """x (Q s)ᵀ, Q read as it is in loops too: without the barrier XLA turns Q into floats once, before the loop."""
+    if in_xla():
+        x, values = optimization_barrier(x, values)
+    return portable.int8_product(x, values, scale, twice, in_tiles=in_xla())
+
+
+def in_xla():
+    """Whether a program of XLA's is being made."""
+    return control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())
 
 
 def gelu(x, approximate):
@@ -263,8 +268,7 @@ def convolution(x, kernel, bias, strides, padding, data_format, dilation_rate):
 
 def max_pool(x, pool_size, strides, padding, data_format):
     """y[p] = max_o x[s p + o]; in a step compiled by XLA, with a gradient that is as fast."""
-    is_compiled = control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())
-    if is_compiled and portable.are_tiles(x, pool_size, strides, padding, data_format):
+    if in_xla() and portable.are_tiles(x, pool_size, strides, padding, data_format):
         return portable.max_of_tiles(x, pool_size, data_format)
     return portable.max_pool(x, pool_size, strides, padding, data_format)
 

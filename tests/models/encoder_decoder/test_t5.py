@@ -83,7 +83,7 @@ def test_superfluous_tensors(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"feed_forward_proj": "gated-tanh"}, "feed_forward_proj must be one of"),
+        ({"feed_forward_proj": "gated-sine"}, "feed_forward_proj must be one of"),
         ({"dense_act_fn": "silu"}, "dense_act_fn is 'silu'"),
         ({"decoder_start_token_id": "zero"}, "decoder_start_token_id must be a token id"),
         ({"num_decoder_layers": 3}, "missing: decoder.block.2"),

@@ -85,7 +85,8 @@ def test_padding_and_cache_change_nothing(model):
 def test_learns_to_turn_a_text_around(tmp_path):
     """As in the paper: label smoothing, the warm-up, Adam; then what is generated is the text turned around."""
     keras.utils.set_random_seed(0)
-    model = kn.TransformerSeq2SeqLM(vocab_size=10, hidden_size=32, num_layers=1, num_heads=4, feedforward_size=64)
+    sizes = {"vocab_size": 10, "hidden_size": 32, "num_layers": 1, "num_heads": 4, "feedforward_size": 64}
+    model = kn.TransformerSeq2SeqLM(**sizes, dropout=0.0)
     ids = np.random.default_rng(0).integers(3, 10, (1024, 4)).astype("int32")
     labels = np.concatenate([ids[:, ::-1], np.full((1024, 1), 2, "int32")], axis=1)
     inputs = {"input_ids": ids, "decoder_input_ids": shift_right(labels, 1, 0)}
