@@ -3,9 +3,9 @@
     python -m benchmarks.seq2seq [--backend jax] [--rounds 7] [--only small] [--json FILE]
 
 Random weights, the same for all hands, no dropout, float32. "small" is t5-small, 60 million weights; "tiny" has two
-layers, 64 wide. A training step reads 8 pairs of 64 and 32 tokens with Adam; the benchmark raises where the losses
-differ. Written are 32 new tokens for each of 4 sources of 24 to 32 tokens, greedy and with 4 beams (KerasHub's search
-is another); the benchmark raises where the ids differ, and a step is a token of each row.
+layers, 64 wide. A training step reads 8 pairs of 64 and 32 tokens with each hand's own Adam; the benchmark raises where
+the losses differ. Written are 32 new tokens for each of 4 sources of 24 to 32 tokens, greedy and with 4 beams
+(KerasHub's search is another); the benchmark raises where the ids differ, and a step is a token of each row.
 """
 
 import os

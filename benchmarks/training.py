@@ -5,7 +5,8 @@
 Four layers, 256 wide, 8 heads, vocabulary 1000, batch 16 × 128 tokens, no dropout, Adam, float32. All hands start from
 the same weights (the benchmark raises if their losses differ), and each computes the loss it comes with: next-token
 cross-entropy, or that of the 20 tokens in each row that are hidden, of which ours and KerasHub's are told the places.
-A call is four steps of `train_on_batch`, or of torch's usual loop.
+Ours has `kn.optimizers.Adam`, KerasHub Keras's, transformers torch's. GELU is the tanh formula in all blocks, since
+KerasHub's have no other. A call is four steps of `train_on_batch`, or of torch's usual loop.
 """
 
 import os
