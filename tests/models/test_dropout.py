@@ -16,7 +16,7 @@ WHISPER = {**SIZES, "num_mels": 8, "max_source_length": 8, "max_length": 16}
 HEARD = {"input_features": SOUND, "decoder_input_ids": IDS}
 PAIR = {"input_ids": IDS, "decoder_input_ids": IDS}
 
-MODELS = {  # class, fields of which `rates` says how much is dropped, inputs
+MODELS = {  # class, fields, those of them that say how much is dropped, inputs
     "GPT2CausalLM": (kn.GPT2CausalLM, {**SIZES, "max_length": 8}, ("embedding_dropout",), IDS),
     "GPT2CausalLM, attention": (kn.GPT2CausalLM, {**SIZES, "max_length": 8}, ("attention_dropout",), IDS),
     "GPT2CausalLM, residual": (kn.GPT2CausalLM, {**SIZES, "max_length": 8}, ("dropout",), IDS),
@@ -29,12 +29,7 @@ MODELS = {  # class, fields of which `rates` says how much is dropped, inputs
     "T5Seq2SeqLM": (kn.T5Seq2SeqLM, {**SIZES, "head_size": 8}, ("dropout",), PAIR),
     "BARTSeq2SeqLM": (kn.BARTSeq2SeqLM, {**SIZES, "max_length": 8}, ("attention_dropout",), PAIR),
     "TransformerSeq2SeqLM": (kn.TransformerSeq2SeqLM, SIZES, ("dropout",), PAIR),
-    "WhisperSeq2SeqLM": (
-        kn.WhisperSeq2SeqLM,
-        WHISPER,
-        ("dropout",),
-        {"input_features": SOUND, "decoder_input_ids": IDS},
-    ),
+    "WhisperSeq2SeqLM": (kn.WhisperSeq2SeqLM, WHISPER, ("dropout",), HEARD),
 }
 RATES = ("dropout", "attention_dropout", "embedding_dropout", "classifier_dropout")
 
