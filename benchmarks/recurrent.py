@@ -1,6 +1,6 @@
 """SimpleRNN, LSTM, GRU against `keras.layers` and, on torch, `torch.nn`: a training step and inference.
 
-    python -m benchmarks.recurrent [--backend jax] [--rounds 15] [--only LSTM] [--json FILE]
+    python -m benchmarks.recurrent [--backend jax] [--rounds 31] [--only LSTM] [--json FILE]
 
 Two stacked layers, 64 → 128 → 128, batch 32, 100 steps, with and without a padding mask (rows of 20 to 100 steps,
 padded on the right), the last output against a target of 128. The rows `with mask` compare ours to ours without.
@@ -12,7 +12,7 @@ BATCH, STEPS, WIDTHS = 32, 100, (64, 128, 128)
 
 
 def main():
-    options = timing.start("benchmarks.recurrent", rounds=15)
+    options = timing.start("benchmarks.recurrent", rounds=31)
     import keras
     import numpy as np
 

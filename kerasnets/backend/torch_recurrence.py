@@ -1,5 +1,6 @@
-"""PyTorch's fused recurrent kernels, for every mask; the plain recurrence, which has no fused step, written out."""
+"""PyTorch's fused recurrent kernels, for every mask; what has no fused step on a CPU, written out in place."""
 
+import functools
 import weakref
 from typing import NamedTuple
 
@@ -7,7 +8,6 @@ import keras
 import torch
 
 ORDER = {"gru": (1, 0, 2)}  # torch holds a GRU's gates as r, z, n; ours are z, r, h
-IN_PLACE = {"rnn_tanh": torch.tanh_, "rnn_relu": torch.relu_}
 
 
 def recurrence_path(cell):
@@ -23,7 +23,7 @@ def recurrence(cell, sequences, states, mask=None, return_sequences=True, return
     A masked step leaves the states as they are, so it might as well not be there: the kernel runs over the steps that
     count, and each step reads the output of the last one that counts, zero before it.
     """
-    weights = kernel_weights(cell)
+    weights = kernel_weights(cell, is_written_out(cell.formula, sequences))
     if mask is not None:
         mask = mask.to(device=sequences.device, dtype=torch.bool)
         packing = packing_of(mask)
@@ -43,8 +43,8 @@ def packing_pays(formula, packing):
     return formula != "lstm" and not torch.is_grad_enabled() and len(packing.steps) < 0.8 * packing.count.numel()
 
 
-def kernel_weights(cell):
-    """W, U, b, b_u as torch lays them out: (gates · U, inputs), gates in torch's order."""
+def kernel_weights(cell, written_out):
+    """W, U, b, b_u as torch lays them out: (gates · U, inputs), gates in torch's order for torch's own kernel."""
     bias, recurrent_bias = cell.split_bias()
     weights = [keras.ops.convert_to_tensor(w) for w in (cell.kernel, cell.recurrent_kernel)]
     if bias is not None:
@@ -54,7 +54,7 @@ def kernel_weights(cell):
             torch.zeros_like(bias) if recurrent_bias is None else keras.ops.convert_to_tensor(recurrent_bias),
         ]
     order = ORDER.get(cell.formula)
-    if order:
+    if order and not written_out:
         weights = [torch.cat([w.chunk(3, -1)[gate] for gate in order], -1) for w in weights]
     as_it_lies = cell.formula != "lstm" and weights[0].device.type == "cpu"  # these kernels read a transposed view
     return [w if w.ndim == 1 else w.t() if as_it_lies else w.t().contiguous() for w in weights]
@@ -65,7 +65,7 @@ def run_kernel(formula, sequences, states, weights):
     if is_written_out(formula, sequences):
         batch, steps, _ = sequences.shape
         data = sequences.transpose(0, 1).flatten(0, 1)
-        outputs = plain_steps(formula, data, [batch] * steps, states[0], weights).view(steps, batch, -1).transpose(0, 1)
+        outputs = STEPS[formula](data, [batch] * steps, states[0], weights).view(steps, batch, -1).transpose(0, 1)
         return outputs, (outputs[:, -1],)
     states = [s.unsqueeze(0).contiguous() for s in states]
     outputs, *last = getattr(torch._VF, formula)(sequences, initial(formula, states), weights, *settings(weights), True)
@@ -73,11 +73,11 @@ def run_kernel(formula, sequences, states, weights):
 
 
 def is_written_out(formula, sequences):
-    """torch's kernel takes three calls a step on a CPU; where no gradient is wanted, two in place do."""
-    return formula in IN_PLACE and sequences.device.type == "cpu" and not torch.is_grad_enabled()
+    """torch's kernel takes many calls a step on a CPU; where no gradient is wanted, fewer in place do."""
+    return formula in STEPS and sequences.device.type == "cpu" and not torch.is_grad_enabled()
 
 
-def plain_steps(formula, data, sizes, h, weights):
+def plain_steps(activate_, data, sizes, h, weights):
     """h_t = φ(x_t W + b + h_{t−1} U), each written over its x_t W + b.   (P, D) → (P, U), `sizes` rows a step."""
     W, U, *biases = weights
     h_all = torch.addmm(sum(biases), data, W.t()) if biases else data @ W.t()
@@ -86,8 +86,34 @@ def plain_steps(formula, data, sizes, h, weights):
     for h_t, going_on in zip(h_all.split(sizes), sizes, strict=True):
         if going_on < rows:
             h, rows = h[:going_on], going_on
-        h = IN_PLACE[formula](h_t.addmm_(h, U))
+        h = activate_(h_t.addmm_(h, U))
     return h_all
+
+
+def gru_steps(data, sizes, h, weights):
+    """h_t = h̃ + z ⊙ (h_{t−1} − h̃), with z, r and h̃ as in `GRUCell`.   (P, D) → (P, U), `sizes` rows a step."""
+    W, U, *biases = weights
+    units = U.shape[1]
+    b, b_u = biases or (W.new_zeros(()), W.new_zeros(()))
+    x_zr, x_h = (part.split(sizes) for part in torch.addmm(b, data, W.t()).split((2 * units, units), dim=1))
+    h_all, product, U = data.new_empty(len(data), units), data.new_empty(len(h), 3 * units), U.t()
+    rows = None
+    for x_zr_t, x_h_t, h_t, going_on in zip(x_zr, x_h, h_all.split(sizes), sizes, strict=True):
+        if going_on != rows:
+            rows, h, product = going_on, h[:going_on], product[:going_on]
+            zr, u_h = product.split((2 * units, units), dim=1)
+            z, r = zr.chunk(2, dim=1)
+        torch.addmm(b_u, h, U, out=product)
+        zr.add_(x_zr_t).sigmoid_()
+        h = torch.addcmul(x_h_t, r, u_h, out=h_t).tanh_().lerp_(h, z)
+    return h_all
+
+
+STEPS = {
+    "rnn_tanh": functools.partial(plain_steps, torch.tanh_),
+    "rnn_relu": functools.partial(plain_steps, torch.relu_),
+    "gru": gru_steps,
+}
 
 
 def initial(formula, states):
@@ -141,11 +167,13 @@ def run_packed(formula, sequences, states, weights, packing, return_sequences):
     if len(steps) == 0:
         outputs = torch.zeros_like(states[0])
         return (outputs[:, None].expand(*count.shape, -1) if return_sequences else outputs), states
-    data = sequences.flatten(0, 1).index_select(0, steps)
+    data = packed_already(sequences, packing)
+    if data is None:
+        data = sequences.flatten(0, 1).index_select(0, steps)
     begun = order[: sizes[0]]  # rows in which any step counts
     before = [s.index_select(0, begun) for s in states]
     if is_written_out(formula, sequences):
-        data = plain_steps(formula, data, sizes.tolist(), before[0], weights)
+        data = STEPS[formula](data, sizes.tolist(), before[0], weights)
         after = [data[held[begun, -1]]]
     else:
         hx = initial(formula, [s.unsqueeze(0) for s in before])
@@ -156,7 +184,16 @@ def run_packed(formula, sequences, states, weights, packing, return_sequences):
         held, count = held[:, -1], count[:, -1]
     outputs = data.index_select(0, held.flatten() if at_once else held.flatten().clamp(max=len(data) - 1))
     outputs = outputs.view(*held.shape, -1)
-    return (outputs if at_once else outputs * (count > 0)[..., None]), last
+    outputs = outputs if at_once else outputs * (count > 0)[..., None]
+    if not (torch.is_grad_enabled() or outputs.is_inference()):  # a gradient must pass through the outputs themselves
+        outputs.packed = packing, outputs._version, data
+    return outputs, last
+
+
+def packed_already(sequences, packing):
+    """The steps that count, where `sequences` are the outputs of a layer that was given the same mask; else None."""
+    known, version, data = getattr(sequences, "packed", (None, None, None))
+    return data if known is packing and version == sequences._version else None
 
 
 def run_compact(formula, sequences, states, weights, mask, packing, return_sequences):

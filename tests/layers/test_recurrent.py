@@ -1,5 +1,7 @@
 """The recurrent layers: values and gradients against `keras.layers`, the fast path against the cell's own loop."""
 
+import contextlib
+
 import keras
 import numpy as np
 import pytest
@@ -78,9 +80,38 @@ def test_fast_path_is_the_cell_loop(name, batch, steps, width, units, mask, back
     states = [rng.normal(size=(batch, units)).astype("float32") * given_states for _ in range(layer.cell.num_states)]
     layer.build(x.shape)
     spread(layer, seed)
-    ours = layer(x, mask=mask, initial_state=states)
+    expected = cell_loop(layer, x, mask, states)
+    assert_close(layer(x, mask=mask, initial_state=states), expected)
     assert layer.path_taken.startswith("fast")
-    assert_close(ours, cell_loop(layer, x, mask, states))
+    with without_gradients():
+        assert_close(layer(x, mask=mask, initial_state=states), expected)
+
+
+def without_gradients():
+    """As in `predict`: torch has a way of its own where no gradient is wanted."""
+    if keras.config.backend() != "torch":
+        return contextlib.nullcontext()
+    import torch
+
+    return torch.no_grad()
+
+
+@pytest.mark.parametrize("kind", ["right", "left", "holes"])
+@pytest.mark.parametrize("name", NAMES)
+def test_layers_that_share_a_mask_are_their_cell_loops(name, kind):
+    rng = np.random.default_rng(3)
+    x, mask = rng.normal(size=(37, 12, 3)).astype("float32"), masks(kind, rng, 37, 12)
+    mask[:, 0] = True
+    stacked = [getattr(kn.layers, name)(units, return_sequences=True) for units in (5, 4)]
+    h, shared = x, ops.convert_to_tensor(mask)
+    for layer in stacked:
+        layer.build(h.shape)
+        spread(layer)
+        zeros = [np.zeros((37, layer.units), "float32")] * layer.cell.num_states
+        h = ops.convert_to_numpy(cell_loop(layer, h, mask, zeros)[0])
+    with without_gradients():
+        first = stacked[0](x, mask=shared)
+        assert_close(stacked[1](first, mask=shared), h)
 
 
 @pytest.mark.parametrize("zero_output_for_mask", [False, True])
