@@ -76,19 +76,44 @@ class Model(guard.Guarded, keras.Model):
         return cls(**config)
 
 
-class TextModel(Model):
+class WholeModel(Model):
+    """A model whose weights are made with it, so that they can be counted, set and loaded at once.
+
+    For that it is called on `smallest_inputs()`, symbols in place of a batch; not where it is a part of such a model,
+    which calls it.
+    """
+
+    _is_making = False
+
+    def __init__(self, **kwargs):
+        is_part, WholeModel._is_making = WholeModel._is_making, True
+        try:
+            super().__init__(**kwargs)
+            if not is_part:
+                self(self.smallest_inputs())
+        finally:
+            WholeModel._is_making = is_part
+
+    def smallest_inputs(self):
+        raise NotImplementedError(f"{type(self).__name__} must say on what its layers are to be built.")
+
+    def build(self, input_shape=None):
+        """Nothing is left to build."""
+
+    def get_build_config(self):
+        return None
+
+
+class TextModel(WholeModel):
     """A model whose first input is `input_ids` (B, T): `model(ids)` or `model({"input_ids": ids, …})`.
 
-    `inputs_taken` names all. Its weights are made with it, so that they can be counted, set and loaded at once.
-
-    Raises `ValueError` for an input that it does not take, and for one that is not (B, T).
+    `inputs_taken` names all. Raises `ValueError` for an input that it does not take, and for one that is not (B, T).
     """
 
     inputs_taken = ("input_ids", "attention_mask", "position_ids", "token_type_ids")
 
-    def __init__(self, **kwargs):
-        super().__init__(**kwargs)
-        self(keras.KerasTensor((1, 2), dtype="int32"))
+    def smallest_inputs(self):
+        return keras.KerasTensor((1, 2), dtype="int32")
 
     def unpack(self, inputs, *names):
         """The named arrays of `inputs`, None for those that did not come; an array alone is `input_ids`."""
@@ -103,12 +128,6 @@ class TextModel(Model):
         for name in ("attention_mask", "position_ids", "token_type_ids"):
             guard.check_alike(name, inputs.get(name), inputs["input_ids"], type(self).__name__)
         return [inputs.get(name) for name in names]
-
-    def build(self, input_shape=None):
-        """Nothing is left to build."""
-
-    def get_build_config(self):
-        return None
 
 
 class Decoder(TextModel):

@@ -16,27 +16,21 @@ from kerasnets import generation, guard, layers
 from kerasnets.checkpoint import transposed
 from kerasnets.layers import masking
 from kerasnets.layers.reading import barely
-from kerasnets.model import Model
+from kerasnets.model import WholeModel
 from kerasnets.processors import ForcedToken, SuppressTokens
 
 PROCESSORS = ("forced_bos_token_id", "suppress_tokens", "begin_suppress_tokens")
 
 
-class Seq2SeqModel(Model):
+class Seq2SeqModel(WholeModel):
     """A model of a source and a target, `model({name: array})`; `inputs_taken` names them, the masks may be left out.
 
-    Its weights are made with it. Raises `ValueError` for an input that it does not take, one that is missing, and a
-    mask that is not shaped like its ids.
+    Raises `ValueError` for an input that it does not take, one that is missing, and a mask not shaped like its ids.
     """
 
     inputs_taken = ("input_ids", "attention_mask", "decoder_input_ids", "decoder_attention_mask")
 
-    def __init__(self, **kwargs):
-        super().__init__(**kwargs)
-        self(self.smallest_inputs())
-
     def smallest_inputs(self):
-        """Symbols in place of a batch, with which the weights are made."""
         return {name: keras.KerasTensor((1, 2), "int32") for name in self.inputs_taken if not name.endswith("mask")}
 
     def unpack(self, inputs, *names):
@@ -52,12 +46,6 @@ class Seq2SeqModel(Model):
             if ids in inputs:
                 guard.check_alike(mask, inputs.get(mask), inputs[ids], type(self).__name__)
         return [inputs.get(name) for name in names]
-
-    def build(self, input_shape=None):
-        """Nothing is left to build."""
-
-    def get_build_config(self):
-        return None
 
 
 class EncoderDecoder(Seq2SeqModel):

@@ -10,7 +10,7 @@ import kerasnets as kn
 from tests.models.parity import assert_close, to_numpy
 
 library = pytest.importorskip("gguf", reason="GGUF files need: pip install 'kerasnets[hub]'")
-from kerasnets import gguf  # noqa: E402
+from kerasnets import gguf, gguf_file  # noqa: E402
 
 D, F, V, BLOCKS, HEADS, KV = 256, 512, 300, 2, 8, 2
 IDS = np.array([[3, 7, 250, 19, 4, 4, 0]], "int32")
@@ -123,7 +123,7 @@ def test_kinds_that_the_package_only_reads(kind, tmp_path):
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    file = gguf.Gguf(tmp_path / "x.gguf", gguf.reader(tmp_path / "x.gguf").tensors)
+    file = gguf.Gguf(tmp_path / "x.gguf", gguf_file.reader(tmp_path / "x.gguf").tensors)
     expected = library.dequantize(stored, stored_as)
     assert expected.shape == (V, D) and np.isfinite(expected).all() and expected.std() > 0.01
     np.testing.assert_array_equal(file.read("model.embed_tokens.weight"), expected)
@@ -310,8 +310,22 @@ def test_real_checkpoint(smollm2):
     assert tokenizer.decode(logits[-1].argmax()) == "The"
 
 
+def test_metadata_are_what_the_library_reads(smollm2):
+    fields = library.GGUFReader(smollm2).fields
+    said = gguf_file.metadata(smollm2)
+    assert said == {name: field.contents() for name, field in fields.items() if not name.startswith("GGUF.")}
+
+
+def test_a_file_that_ends_within_its_metadata(smollm2, tmp_path):
+    start = smollm2.read_bytes()[:2_000_000]
+    places = [start.index(b"tokenizer.ggml." + name) + 1000 for name in (b"tokens", b"token_type", b"merges")]
+    for place in places:
+        (tmp_path / "x.gguf").write_bytes(start[:place])
+        assert_refused(tmp_path / "x.gguf", "is not a whole GGUF file")
+
+
 def test_metadata_of_the_real_checkpoint(smollm2):
-    said = gguf.metadata(smollm2)
+    said = gguf_file.metadata(smollm2)
     assert said["tokenizer.ggml.tokens"][1:3] == ["<|im_start|>", "<|im_end|>"]
     assert len(said["tokenizer.ggml.merges"]) == 48900 and said["llama.block_count"] == 30
     assert "<|im_start|>" in said["tokenizer.chat_template"]

@@ -93,7 +93,7 @@ def attention_written_out(query, key, value, visible, bias, scale, is_causal):
     """The same from products and sums, so that XLA divides T · H numbers by the sums of the weights, not T · S."""
     groups = query.shape[2] // key.shape[2]
     if groups > 1:
-        key, value = ops.repeat(key, groups, axis=2), ops.repeat(value, groups, axis=2)
+        key, value = for_each(groups, key), for_each(groups, value)
     q, k, v = (ops.swapaxes(x, 1, 2) for x in (query * scale, key, value))  # (B, N, T, H)
     scores = ops.matmul(q, ops.swapaxes(k, 2, 3))
     scores = ops.cast(scores, keras.backend.result_type(scores.dtype, "float32"))
@@ -106,6 +106,12 @@ def attention_written_out(query, key, value, visible, bias, scale, is_causal):
     weights = ops.exp(scores - ops.stop_gradient(ops.max(scores, axis=-1, keepdims=True)))
     y = ops.matmul(weights, ops.cast(v, weights.dtype)) / ops.sum(weights, axis=-1, keepdims=True)
     return ops.cast(ops.swapaxes(y, 1, 2), value.dtype)
+
+
+def for_each(groups, x):
+    """(B, S, K, H) → (B, S, K G, H), each head G times: `ops.repeat` makes 25 operations of it on TensorFlow."""
+    batch, length, heads, size = ops.shape(x)
+    return ops.reshape(ops.tile(x[:, :, :, None], (1, 1, 1, groups, 1)), (batch, length, heads * groups, size))
 
 
 def cross_entropy(logits, labels, smoothing):

@@ -123,9 +123,16 @@ class Layer(keras.layers.Layer):
         weight.blank = blank
         return weight
 
+    def build(self, input_shape=None):
+        """Nothing, where all weights are those of layers within: they are built as `call` comes to them.
+
+        Keras's own `build` calls the layer on symbols first, and so do those within: at the third level it is the
+        fourth time.
+        """
+
     def mark_built(self):
         """A layer without weights is built as soon as it is made, unless a subclass of it adds a `build`."""
-        self.built = type(self).build is keras.layers.Layer.build
+        self.built = type(self).build is Layer.build
 
     def get_config(self):
         config = super().get_config()

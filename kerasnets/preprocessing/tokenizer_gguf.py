@@ -1,5 +1,6 @@
 """The tokenizer that a GGUF file carries: its vocabulary, how text is split before merges, special tokens, template."""
 
+from kerasnets import gguf_file
 from kerasnets.preprocessing import tokenizer_files as files
 from kerasnets.preprocessing import tokenizer_kinds as kinds
 
@@ -40,14 +41,12 @@ def opened(path):
 
 def metadata(path):
     """What the file says under `tokenizer.ggml.`, and its chat template."""
-    try:
-        reader = kinds.library("gguf").GGUFReader(path)
-    except ModuleNotFoundError:
-        raise
-    except Exception as error:
-        raise ValueError(f"{path} is not a whole GGUF file: {error}") from None
-    fields = {name: field for name, field in reader.fields.items() if name.startswith("tokenizer.")}
-    return {name.split(".", 1)[1].removeprefix("ggml."): field.contents() for name, field in fields.items()}
+    said = gguf_file.metadata(path)
+    return {
+        name.split(".", 1)[1].removeprefix("ggml."): value
+        for name, value in said.items()
+        if name.startswith("tokenizer.")
+    }
 
 
 def from_pieces(path, said, settings):
