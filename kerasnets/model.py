@@ -113,7 +113,7 @@ class TextModel(WholeModel):
     inputs_taken = ("input_ids", "attention_mask", "position_ids", "token_type_ids")
 
     def smallest_inputs(self):
-        return keras.KerasTensor((1, 2), dtype="int32")
+        return {"input_ids": keras.KerasTensor((1, 2), dtype="int32")}
 
     def unpack(self, inputs, *names):
         """The named arrays of `inputs`, None for those that did not come; an array alone is `input_ids`."""

@@ -124,11 +124,7 @@ class Layer(keras.layers.Layer):
         return weight
 
     def build(self, input_shape=None):
-        """Nothing, where all weights are those of layers within: they are built as `call` comes to them.
-
-        Keras's own `build` calls the layer on symbols first, and so do those within: at the third level it is the
-        fourth time.
-        """
+        """Nothing: layers within are built as `call` comes to them, and not by calling all once more, as in Keras."""
 
     def mark_built(self):
         """A layer without weights is built as soon as it is made, unless a subclass of it adds a `build`."""

@@ -49,7 +49,7 @@ class Recurrent(Layer, keras.layers.RNN):
                 setattr(cls, name, property(lambda layer, name=name: getattr(layer.cell, name)))
 
     def build(self, sequences_shape, initial_state_shape=None):
-        super().build(sequences_shape, initial_state_shape)
+        keras.layers.RNN.build(self, sequences_shape, initial_state_shape)
         self.input_spec = keras.layers.InputSpec(ndim=3, axes={-1: sequences_shape[-1]})
 
     def call(self, sequences, initial_state=None, mask=None, training=False):
