@@ -99,7 +99,7 @@ class EncoderTask(TextModel):
 
     def make_layers(self):
         config = self.config
-        self.backbone = self.Backbone(**vars(config), name="backbone")
+        self.backbone = self.Backbone(**vars(config), name="backbone", is_part=True)
         rate = config.dropout if config.classifier_dropout is None else config.classifier_dropout
         self.dropout = Dropout(rate)
         self.make_head()

@@ -5,6 +5,7 @@ those of Hugging Face, and the rows of queries and keys, which llama.cpp keeps i
 Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
 
+import math
 import pathlib
 import re
 from functools import partial
@@ -157,12 +158,11 @@ class Gguf(Tensors):
         offset, shape, dtype = self.places[name]
         stored = np.memmap(path, dtype, "r", offset, shape)
         kind = gguf.GGMLQuantizationType[self.stored[name]]
-        # The library's `dequantize` goes 16 rows at a time, which takes twice as long.
-        dequantize = getattr(getattr(gguf.quants, kind.name, None), "dequantize_rows", None) or partial(
-            gguf.dequantize, qtype=kind
-        )
+        # The library's `dequantize` takes the blocks of 16 rows at a time, which takes twice as long.
+        blocks = getattr(gguf.quants, kind.name, None)  # None: plain numbers
+        dequantize = blocks.dequantize_rows if blocks else partial(gguf.dequantize, qtype=kind)
         tensor = np.empty(self.shapes[name], "float32")
-        rows = max(1, NUMBERS * len(tensor) // max(1, tensor.size))
+        rows = NUMBERS // max(1, math.prod(tensor.shape[1:])) + 1
         for start in range(0, len(tensor), rows):
             tensor[start : start + rows] = dequantize(stored[start : start + rows])
         part = re.fullmatch(r".*\.self_attn\.([qk])_proj\.\w+", name)

@@ -38,7 +38,7 @@ def reader(path):
 
 
 def quick(Reader, Kind):
-    """The library's `Reader`, which makes five arrays of every token of a vocabulary, with one view for each."""
+    """The library's `Reader`, but with one view of each token of a vocabulary, where it makes five arrays."""
 
     class Quick(Reader):
         @property

@@ -79,22 +79,16 @@ class Model(guard.Guarded, keras.Model):
 class WholeModel(Model):
     """A model whose weights are made with it, so that they can be counted, set and loaded at once.
 
-    For that it is called on `smallest_inputs()`, symbols in place of a batch; not where it is a part of such a model,
-    which calls it.
+    For that it is called on its smallest inputs; not where it `is_part` of such a model, which calls it.
     """
 
-    _is_making = False
-
-    def __init__(self, **kwargs):
-        is_part, WholeModel._is_making = WholeModel._is_making, True
-        try:
-            super().__init__(**kwargs)
-            if not is_part:
-                self(self.smallest_inputs())
-        finally:
-            WholeModel._is_making = is_part
+    def __init__(self, *, is_part=False, **kwargs):
+        super().__init__(**kwargs)
+        if not is_part:
+            self(self.smallest_inputs())
 
     def smallest_inputs(self):
+        """{name: symbol in place of a batch}"""
         raise NotImplementedError(f"{type(self).__name__} must say on what its layers are to be built.")
 
     def build(self, input_shape=None):
@@ -161,7 +155,7 @@ class CausalLM(TextModel):
         cls.Config, cls.presets = cls.Backbone.Config, cls.Backbone.presets
 
     def make_layers(self):
-        self.backbone = self.Backbone(**vars(self.config), name="backbone")
+        self.backbone = self.Backbone(**vars(self.config), name="backbone", is_part=True)
         self.head = self.make_head()
 
     def make_head(self):

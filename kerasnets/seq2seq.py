@@ -99,7 +99,7 @@ class Seq2SeqLM(Seq2SeqModel):
         )
 
     def make_layers(self):
-        self.backbone = self.Backbone(**vars(self.config), name="backbone")
+        self.backbone = self.Backbone(**vars(self.config), name="backbone", is_part=True)
         self.head = self.make_head()
 
     def make_head(self):

@@ -81,8 +81,8 @@ def first_max(a, b):
 
 def attention(query, key, value, visible, bias, scale, is_causal):
     """softmax(s Q Kᵀ + bias, where visible) V.   (B, T, N, H), (B, S, K, H), (B, S, K, H′) → (B, T, N, H′)."""
-    if key.shape[2] == 1 < query.shape[2]:  # Keras repeats several heads, but not one, and TensorFlow then fails
-        key, value = (ops.repeat(x, query.shape[2], axis=2) for x in (key, value))
+    if key.shape[2] == 1:  # Keras repeats several heads, but not one, and TensorFlow then fails
+        key, value = (repeat_heads(x, query.shape[2]) for x in (key, value))
     if bias is not None and visible is not None:
         unseen = -3e4 if keras.backend.standardize_dtype(query.dtype) == "float16" else -1e9  # finite in each dtype
         bias, visible = ops.where(visible, ops.cast(bias, query.dtype), ops.cast(unseen, query.dtype)), None
@@ -91,9 +91,7 @@ def attention(query, key, value, visible, bias, scale, is_causal):
 
 def attention_written_out(query, key, value, visible, bias, scale, is_causal):
     """The same from products and sums, so that XLA divides T · H numbers by the sums of the weights, not T · S."""
-    groups = query.shape[2] // key.shape[2]
-    if groups > 1:
-        key, value = for_each(groups, key), for_each(groups, value)
+    key, value = (repeat_heads(x, query.shape[2]) for x in (key, value))
     q, k, v = (ops.swapaxes(x, 1, 2) for x in (query * scale, key, value))  # (B, N, T, H)
     scores = ops.matmul(q, ops.swapaxes(k, 2, 3))
     scores = ops.cast(scores, keras.backend.result_type(scores.dtype, "float32"))
@@ -108,10 +106,15 @@ def attention_written_out(query, key, value, visible, bias, scale, is_causal):
     return ops.cast(ops.swapaxes(y, 1, 2), value.dtype)
 
 
-def for_each(groups, x):
-    """(B, S, K, H) → (B, S, K G, H), each head G times: `ops.repeat` makes 25 operations of it on TensorFlow."""
+def repeat_heads(x, num_heads):
+    """Each of K heads N / K times in a row.   (B, S, K, H) → (B, S, N, H).
+
+    By `tile`: of `ops.repeat` TensorFlow makes some 25 operations, all of which are traced and compiled.
+    """
     batch, length, heads, size = ops.shape(x)
-    return ops.reshape(ops.tile(x[:, :, :, None], (1, 1, 1, groups, 1)), (batch, length, heads * groups, size))
+    if heads == num_heads:
+        return x
+    return ops.reshape(ops.tile(x[:, :, :, None], (1, 1, 1, num_heads // heads, 1)), (batch, length, num_heads, size))
 
 
 def cross_entropy(logits, labels, smoothing):

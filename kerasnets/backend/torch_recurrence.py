@@ -14,7 +14,8 @@ def recurrence_path(cell):
     """What `recurrence` does for this cell, or None where it cannot."""
     if cell.formula is None or cell.implementation == 1:
         return None
-    return f"torch's fused {cell.formula} kernel"
+    in_place = ", or on a CPU without gradients its steps in place" if cell.formula in STEPS else ""
+    return f"torch's fused {cell.formula} kernel{in_place}"
 
 
 def recurrence(cell, sequences, states, mask=None, return_sequences=True, return_states=True, training=True):
@@ -185,7 +186,8 @@ def run_packed(formula, sequences, states, weights, packing, return_sequences):
     outputs = data.index_select(0, held.flatten() if at_once else held.flatten().clamp(max=len(data) - 1))
     outputs = outputs.view(*held.shape, -1)
     outputs = outputs if at_once else outputs * (count > 0)[..., None]
-    if not (torch.is_grad_enabled() or outputs.is_inference()):  # a gradient must pass through the outputs themselves
+    # Where a gradient is wanted, it must pass through the outputs themselves.
+    if return_sequences and not (torch.is_grad_enabled() or outputs.is_inference()):
         outputs.packed = packing, outputs._version, data
     return outputs, last
 

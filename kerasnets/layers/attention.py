@@ -11,6 +11,7 @@ import keras
 from keras import ops
 
 from kerasnets import backend
+from kerasnets.backend.portable import repeat_heads
 from kerasnets.layers import masking
 from kerasnets.layers.layer import record
 
@@ -47,11 +48,6 @@ def masked(scores, visible=None, bias=None):
     """scores + bias where visible, and a score that counts for nothing elsewhere."""
     scores = scores if bias is None else scores + ops.cast(bias, scores.dtype)
     return scores if visible is None else ops.where(visible, scores, ops.cast(UNSEEN, scores.dtype))
-
-
-def repeat_heads(x, num_heads):
-    """Each of K heads N / K times in a row.   (B, S, K, H) → (B, S, N, H)."""
-    return x if x.shape[2] == num_heads else ops.repeat(x, num_heads // x.shape[2], axis=2)
 
 
 def attention(query, key, value, visible=None, bias=None, scale=None, is_causal=False, drop=None):
