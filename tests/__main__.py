@@ -15,6 +15,9 @@ WORKERS = min(4, os.cpu_count() or 1)
 ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")}
 # Compiled programs are kept and shared: most tests ask JAX for the same small ones again and again.
 SHARED = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1"}
+# The tests' programs run for milliseconds after compiling for seconds, so XLA is not to optimise the machine code. The
+# conformance tests, the tutorials and the table have it as users do; `XLA_FLAGS= make test` has it here too.
+QUICK = {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
 
 
 def main(arguments):
@@ -36,7 +39,7 @@ def run(backend, arguments):
     with tempfile.TemporaryDirectory() as folder:
         report = pathlib.Path(folder, "report.xml")
         command = [sys.executable, "-m", "pytest", "-n", str(WORKERS), f"--junitxml={report}", *arguments]
-        settings = {**ONE_THREAD, **SHARED, "JAX_COMPILATION_CACHE_DIR": str(pathlib.Path(folder, "compiled"))}
+        settings = {**ONE_THREAD, **SHARED, **QUICK, "JAX_COMPILATION_CACHE_DIR": str(pathlib.Path(folder, "compiled"))}
         code = subprocess.run(command, env={**settings, **os.environ, "KERAS_BACKEND": backend}).returncode
         passed, failed, skipped = counts(report)
     # A run that broke off, or found no test, counts as a failure though no test of it failed.
