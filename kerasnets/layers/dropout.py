@@ -10,3 +10,7 @@ from kerasnets.layers.layer import Layer
 
 class Dropout(Layer, keras.layers.Dropout):
     """Keras's layer, which a model of ours can call barely."""
+
+    def __init__(self, rate, noise_shape=None, seed=None, **kwargs):
+        super().__init__(rate, noise_shape=noise_shape, seed=seed, **kwargs)
+        self.mark_built()  # where nothing is dropped it is never called, and Keras traces a model not built each step
