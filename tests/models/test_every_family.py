@@ -62,12 +62,7 @@ def test_config_makes_the_same_model_again(name):
 @pytest.mark.parametrize("name", every_family.CLASSES)
 def test_nothing_is_left_to_build(name):
     """Keras traces a model anew at each `train_on_batch` as long as one layer within it is not built."""
-    assert not [layer.name for layer in layers_within(every_family.make(name)) if not layer.built]
-
-
-def layers_within(layer):
-    """A layer and all that are within it."""
-    return [layer, *(inner for child in layer._layers for inner in layers_within(child))]
+    assert not [layer.name for layer in every_family.make(name)._flatten_layers() if not layer.built]
 
 
 @pytest.mark.parametrize("name", [name for name in every_family.CLASSES if name.endswith("CausalLM")])
