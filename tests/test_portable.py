@@ -78,6 +78,21 @@ def test_dense(shape, has_bias, random):
     assert_same(backend.dense, portable.dense, *arrays)
 
 
+@pytest.mark.parametrize("rows", [(1,), (1, 1)])
+@pytest.mark.parametrize("has_bias", [True, False])
+def test_dense_of_one_row(rows, has_bias, random):
+    """A row by a large kernel, as a step of generation has it, compiled: XLA is given it in halves."""
+    arrays = [random.normal(size=s).astype("float32") / 32 for s in ((*rows, 512), (512, 768), (768,))]
+    x, kernel, bias = *map(ops.convert_to_tensor, arrays[:2]), arrays[2] if has_bias else None
+    assert portable.is_one_row(x, kernel) and not portable.is_one_row(ops.ones((2, 512)), kernel)
+    expected = arrays[0] @ arrays[1] + (arrays[2] if has_bias else 0)
+    compiled = backend.compiled(lambda weights, x, _: backend.dense(x, *weights))
+    y = compiled([kernel, None if bias is None else ops.convert_to_tensor(bias)], x, {})
+    assert y.shape == (*rows, 768)
+    np.testing.assert_allclose(ops.convert_to_numpy(y), expected, rtol=1e-5, atol=1e-6)
+    assert_same(portable.dense_in_two, portable.dense, *arrays[: 2 + has_bias])
+
+
 def test_dense_promotes_as_keras_does():
     y = backend.dense(ops.ones((2, 3), "int32"), ops.ones((3, 4), "float32"))
     assert keras.backend.standardize_dtype(y.dtype) == "float32"

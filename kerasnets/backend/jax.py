@@ -15,7 +15,6 @@ from kerasnets.backend.portable import (  # noqa: F401  XLA does these well
     average_pool,
     convolution,
     cross_entropy,
-    dense,
     gelu,
     placed,
 )
@@ -38,6 +37,13 @@ def recurrence_path(cell):
     if cell.implementation == 1:
         return None
     return "one projection of all inputs, a scan, weight gradients in one product"
+
+
+def dense(x, kernel, bias=None):
+    """x W + b, in the way that XLA reads W fastest."""
+    x, kernel = ops.convert_to_tensor(x), ops.convert_to_tensor(kernel)
+    in_two = not is_concrete(x) and jax.default_backend() == "cpu" and portable.is_one_row(x, kernel)
+    return (portable.dense_in_two if in_two else portable.dense)(x, kernel, bias)
 
 
 def int8_product(x, values, scale, twice):

@@ -10,7 +10,7 @@ from tensorflow.compiler.tf2xla.python.xla import optimization_barrier
 from tensorflow.python.ops import control_flow_util
 
 from kerasnets.backend import portable
-from kerasnets.backend.portable import adam, added, average_pool, cross_entropy, dense, placed  # noqa: F401  XLA does these well
+from kerasnets.backend.portable import adam, added, average_pool, cross_entropy, placed  # noqa: F401  XLA does these well
 from kerasnets.backend.portable import attention_written_out as attention  # noqa: F401
 
 in_one_loop = functools.partial(tf.function, jit_compile=True, autograph=False)  # a small program of XLA's in a graph
@@ -25,6 +25,13 @@ def is_concrete(x):
 def settled(x):
     """x, which is there when the call that made it returns."""
     return x
+
+
+def dense(x, kernel, bias=None):
+    """x W + b, in the way that XLA reads W fastest."""
+    x, kernel = ops.convert_to_tensor(x), ops.convert_to_tensor(kernel)
+    in_two = in_xla() and not tf.config.get_visible_devices("GPU") and portable.is_one_row(x, kernel)
+    return (portable.dense_in_two if in_two else portable.dense)(x, kernel, bias)
 
 
 def int8_product(x, values, scale, twice):
