@@ -8,6 +8,7 @@ import numpy as np
 
 from kerasnets import generation, guard, layers
 from kerasnets.layers import masking
+from kerasnets.layers.building import calling_one_of_each
 from kerasnets.layers.layer import public
 from kerasnets.layers.reading import barely
 
@@ -85,7 +86,8 @@ class WholeModel(Model):
     def __init__(self, *, is_part=False, **kwargs):
         super().__init__(**kwargs)
         if not is_part:
-            self(self.smallest_inputs())
+            with calling_one_of_each():
+                self(self.smallest_inputs())
 
     def smallest_inputs(self):
         """{name: symbol in place of a batch}"""

@@ -9,6 +9,7 @@ import keras
 from keras import activations, constraints, initializers, regularizers
 
 from kerasnets import backend, guard
+from kerasnets.layers.building import called_once
 from kerasnets.layers.reading import bare_training, is_bare
 
 # How an argument of this ending is read from a string, an object or a config, and written back.
@@ -150,9 +151,8 @@ class Layer(keras.layers.Layer):
         if is_bare(self):
             training = {"training": bare_training()} if self.asks_training else {}
             return self.call(*args, **training | kwargs)
-        if args and hasattr(args[0], "shape"):
-            guard.check_not_empty(args[0].shape, f"Layer {self.name!r}")
-        return super().__call__(*args, **kwargs)
+        guard.check_not_empty(getattr(next(iter(args), None), "shape", ()), f"Layer {self.name!r}")
+        return called_once(self, super().__call__, args, kwargs)
 
 
 def anew(setting):

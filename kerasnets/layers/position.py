@@ -68,16 +68,16 @@ def rotate(x, cos, sin, interleaved=False):
     """
     half = cos.shape[-1]
     cos, sin = (ops.cast(wave, x.dtype)[:, :, None] for wave in (cos, sin))
-    turning, rest = x[..., : 2 * half], x[..., 2 * half :]
+    turning, rest = (x, None) if x.shape[-1] == 2 * half else (x[..., : 2 * half], x[..., 2 * half :])
     if interleaved:
         pairs = ops.reshape(turning, (*ops.shape(x)[:-1], half, 2))
         x1, x2 = pairs[..., 0], pairs[..., 1]
         y = ops.stack([x1 * cos - x2 * sin, x2 * cos + x1 * sin], axis=-1)
         y = ops.reshape(y, (*ops.shape(x)[:-1], 2 * half))
-    else:
-        x1, x2 = turning[..., :half], turning[..., half:]
-        y = ops.concatenate([x1 * cos - x2 * sin, x2 * cos + x1 * sin], axis=-1)
-    return y if x.shape[-1] == 2 * half else ops.concatenate([y, rest], axis=-1)
+    else:  # all channels at once: few operations, of which those with the waves alone are the same in every block
+        cos, sin = ops.concatenate([cos, cos], axis=-1), ops.concatenate([-sin, sin], axis=-1)
+        y = turning * cos + ops.roll(turning, half, axis=-1) * sin
+    return y if rest is None else ops.concatenate([y, rest], axis=-1)
 
 
 @public

@@ -1,5 +1,6 @@
 """What every family owes: a `.keras` file that opens on the other backends, a config that makes it again, `fit`."""
 
+import contextlib
 import dataclasses
 import importlib.util
 import json
@@ -63,6 +64,30 @@ def test_config_makes_the_same_model_again(name):
 def test_nothing_is_left_to_build(name):
     """Keras traces a model anew at each `train_on_batch` as long as one layer within it is not built."""
     assert not [layer.name for layer in every_family.make(name)._flatten_layers() if not layer.built]
+
+
+@pytest.mark.parametrize("name", every_family.CLASSES)
+def test_layers_that_are_alike_are_built_as_if_each_were_called(name, monkeypatch):
+    def built():
+        keras.utils.clear_session()
+        model = every_family.make(name)
+        shapes = {layer.path: layer.get_build_config() for layer in model._flatten_layers(include_self=False)}
+        return [(w.path, tuple(w.shape), w.dtype, w.trainable) for w in model.weights], shapes
+
+    of_one_each = built()
+    monkeypatch.setattr("kerasnets.model.calling_one_of_each", contextlib.nullcontext)
+    assert of_one_each == built()
+
+
+def test_of_layers_that_are_alike_one_is_called(monkeypatch):
+    from kerasnets.models.decoder import gpt2
+
+    called, call = [], gpt2.GPT2Block.call
+    monkeypatch.setattr(
+        gpt2.GPT2Block, "call", lambda self, *args, **kwargs: called.append(self) or call(self, *args, **kwargs)
+    )
+    kn.GPT2CausalLM(vocab_size=50, hidden_size=32, num_layers=4, num_heads=4, max_length=32)
+    assert len(called) == 1
 
 
 @pytest.mark.parametrize("name", [name for name in every_family.CLASSES if name.endswith("CausalLM")])
