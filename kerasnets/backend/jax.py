@@ -95,10 +95,9 @@ def recurrence(cell, sequences, states, mask=None, return_sequences=True, return
     A masked step leaves the states as they are, and its output is the state before it.
     """
     weights = jax.tree.map(ops.convert_to_tensor, (cell.kernel, cell.recurrent_kernel, *cell.split_bias()))
-    if mask is not None:
-        mask = jnp.swapaxes(mask, 0, 1)[:, :, None].astype(bool)
-    outputs, states = scan(cell, return_sequences, jnp.swapaxes(sequences, 0, 1), weights, states, mask)
-    return (jnp.swapaxes(outputs, 0, 1) if return_sequences else states[0]), states
+    mask = None if mask is None else mask[:, :, None].astype(bool)
+    outputs, states = scan(cell, return_sequences, sequences, weights, states, mask)
+    return (outputs if return_sequences else states[0]), states
 
 
 def advance(cell, mask, seen, states):
@@ -112,22 +111,30 @@ def plus(x, bias):
 
 
 def project(sequences, W):
-    """(T, B, D) → (T, B, G) as one product of two matrices."""
-    steps, batch, width = sequences.shape
-    return (sequences.reshape(steps * batch, width) @ W).reshape(steps, batch, -1)
+    """(…, D) → (…, G) as one product of two matrices."""
+    return (sequences.reshape(-1, sequences.shape[-1]) @ W).reshape(*sequences.shape[:-1], -1)
+
+
+def time_first(arrays):
+    """(B, T, …) → (T, B, …), or back, for each array."""
+    return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), arrays)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def scan(cell, return_sequences, sequences, weights, states, mask):
-    """(T, B, D) → (T, B, U) and the last states."""
+    """(B, T, D) → (B, T, U) and the last states, each step read and written where it lies."""
     W, U, b, b_u = weights
+    batch, steps, _ = sequences.shape
+    projected = project(sequences, W)
 
-    def step(states, inputs):
-        x, m = inputs
+    def step(t, carry):
+        states, outputs = carry
+        x, m = take((projected, mask), t, axis=1)
         states = advance(cell, m, cell.combine(plus(x, b), plus(states[0] @ U, b_u)), states)
-        return states, states[0] if return_sequences else None
+        return states, put(outputs, states[0], t, axis=1) if return_sequences else None
 
-    states, outputs = jax.lax.scan(step, states, (project(sequences, W), mask))
+    outputs = jnp.zeros((batch, steps, U.shape[0]), states[0].dtype) if return_sequences else None
+    states, outputs = jax.lax.fori_loop(0, steps, step, (states, outputs))
     return outputs, states
 
 
@@ -137,6 +144,7 @@ def scan_forward(cell, return_sequences, sequences, weights, states, mask):
     As few arrays as can be: at these sizes memory that is touched for the first time costs as much as the products.
     """
     W, U, b, b_u = weights
+    sequences, mask = time_first((sequences, mask))
 
     def step(states, inputs):
         x, m = inputs
@@ -144,7 +152,7 @@ def scan_forward(cell, return_sequences, sequences, weights, states, mask):
         return advance(cell, m, seen, states), (seen, states)
 
     last, (seen, before) = jax.lax.scan(step, states, (project(sequences, W), mask))
-    outputs = jnp.concatenate([before[0][1:], last[0][None]]) if return_sequences else None
+    outputs = time_first(jnp.concatenate([before[0][1:], last[0][None]])) if return_sequences else None
     return (outputs, last), (sequences, weights, seen, before, mask)
 
 
@@ -156,6 +164,7 @@ def scan_backward(cell, return_sequences, residuals, cotangents):
     """
     sequences, (W, U, b, b_u), seen, before, mask = residuals
     d_outputs, d_states = cotangents
+    d_outputs = time_first(d_outputs)
     U_T = U.T  # out here, or XLA turns it at every step
     steps = sequences.shape[0]
 
@@ -179,17 +188,17 @@ def scan_backward(cell, return_sequences, residuals, cotangents):
     )
     edges = itertools.accumulate(d.shape[-1] for d in d_x[:-1])
     d_sequences = sum(project(d, columns.T) for d, columns in zip(d_x, jnp.split(W, list(edges), axis=1), strict=True))
-    return d_sequences, (d_W, d_U, d_b, d_bu), d_states, None
+    return time_first(d_sequences), (d_W, d_U, d_b, d_bu), d_states, None
 
 
-def take(arrays, t):
+def take(arrays, t, axis=0):
     """Step t of each array (T, ...)."""
-    return jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, t, keepdims=False), arrays)
+    return jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, t, axis, keepdims=False), arrays)
 
 
-def put(arrays, values, t):
+def put(arrays, values, t, axis=0):
     """The arrays (T, ...) with `values` at step t."""
-    return jax.tree.map(lambda x, value: jax.lax.dynamic_update_index_in_dim(x, value, t, 0), arrays, values)
+    return jax.tree.map(lambda x, value: jax.lax.dynamic_update_index_in_dim(x, value, t, axis), arrays, values)
 
 
 def of(cell, source, parts):
