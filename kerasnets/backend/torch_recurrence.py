@@ -93,18 +93,20 @@ def plain_steps(activate_, data, sizes, h, weights):
 
 
 def tanh_steps(data, sizes, h, weights):
-    """The same for φ = tanh: tanh(z / 2) = 2 σ(z) − 1 of twice the weights, since torch's σ takes a third of its tanh.
+    """The same for φ = tanh."""
+    factor, activate_ = fast_tanh(data)
+    return plain_steps(activate_, data, sizes, h, [factor * w for w in weights])
+
+
+def fast_tanh(x):
+    """(k, f_), f_(k z) = tanh(z) in place: 2 σ(2 z) − 1, since torch's σ takes a third of the time of its tanh.
 
     Half precision has too few bits around ½ for that.
     """
-    if data.dtype not in (torch.float32, torch.float64):
-        return plain_steps(torch.tanh_, data, sizes, h, weights)
-    minus_one = data.new_tensor(-1)
-
-    def tanh_of_half_(z):
-        return torch.add(minus_one, z.sigmoid_(), alpha=2, out=z)
-
-    return plain_steps(tanh_of_half_, data, sizes, h, [2 * w for w in weights])
+    if x.dtype not in (torch.float32, torch.float64):
+        return 1, torch.tanh_
+    minus_one = x.new_tensor(-1)
+    return 2, lambda z: torch.add(minus_one, z.sigmoid_(), alpha=2, out=z)
 
 
 def gru_steps(data, sizes, h, weights):
@@ -112,7 +114,9 @@ def gru_steps(data, sizes, h, weights):
     W, U, *biases = weights
     units = U.shape[1]
     b, b_u = biases or (W.new_zeros(()), W.new_zeros(()))
-    x_zr, x_h = (part.split(sizes) for part in torch.addmm(b, data, W.t()).split((2 * units, units), dim=1))
+    factor, tanh_ = fast_tanh(data)
+    x_zr, x_h = torch.addmm(b, data, W.t()).split((2 * units, units), dim=1)
+    x_zr, x_h = x_zr.split(sizes), x_h.mul_(factor).split(sizes)
     h_all, product, U = data.new_empty(len(data), units), data.new_empty(len(h), 3 * units), U.t()
     rows = None
     for x_zr_t, x_h_t, h_t, going_on in zip(x_zr, x_h, h_all.split(sizes), sizes, strict=True):
@@ -122,7 +126,7 @@ def gru_steps(data, sizes, h, weights):
             z, r = zr.chunk(2, dim=1)
         torch.addmm(b_u, h, U, out=product)
         zr.add_(x_zr_t).sigmoid_()
-        h = torch.addcmul(x_h_t, r, u_h, out=h_t).tanh_().lerp_(h, z)
+        h = tanh_(torch.addcmul(x_h_t, r, u_h, value=factor, out=h_t)).lerp_(h, z)
     return h_all
 
 
