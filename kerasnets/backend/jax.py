@@ -192,12 +192,12 @@ def scan_backward(cell, return_sequences, residuals, cotangents):
 
 
 def take(arrays, t, axis=0):
-    """Step t of each array (T, ...)."""
+    """Step t of each array (T, ...), or of (B, T, ...) with axis=1."""
     return jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, t, axis, keepdims=False), arrays)
 
 
 def put(arrays, values, t, axis=0):
-    """The arrays (T, ...) with `values` at step t."""
+    """The arrays (T, ...), or (B, T, ...) with axis=1, with `values` at step t."""
     return jax.tree.map(lambda x, value: jax.lax.dynamic_update_index_in_dim(x, value, t, axis), arrays, values)
 
 
