@@ -49,6 +49,21 @@ def test_numbers_are_those_of_keras(kind, name, monkeypatch):
         np.testing.assert_allclose(ours, theirs, atol=2e-6)
 
 
+@pytest.mark.parametrize("name", ["plain", "accumulated"])
+def test_weights_of_a_checkpoint_lie_the_other_way_round_and_are_trained_all_the_same(name, tmp_path):
+    made = kn.LLaMACausalLM(vocab_size=13, hidden_size=8, num_layers=1, num_heads=2, feedforward_size=12, max_length=8)
+    kn.to_pretrained(made, tmp_path)
+    ids = np.random.default_rng(0).integers(0, 13, (16, 6))
+    after = []
+    for model in (made, kn.from_pretrained(tmp_path)):
+        model.compile(kn.optimizers.Adam(0.05, **SETTINGS[name]), kn.losses.TokenCrossEntropy())
+        model.fit(ids[:, :-1], ids[:, 1:], batch_size=8, epochs=3, shuffle=False, verbose=0)
+        moments = model.optimizer.variables[2:]
+        after.append([keras.ops.convert_to_numpy(x) for x in (*model.weights, *moments)])
+    for ours, theirs in zip(*after, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
 def by_product(layer, ids):
     """The same rows, with a gradient that is whole."""
     return keras.ops.matmul(keras.ops.one_hot(ids, layer.input_dim), layer.embeddings)

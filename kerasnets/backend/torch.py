@@ -173,6 +173,10 @@ def adam(variables, gradients, states, alpha, settings):
     """
     weights, gradients = [variable.value for variable in variables], list(gradients)
     states = [[state.value for state in part] for part in states]
+    for arrays in (gradients, *states):
+        for i, weight in enumerate(weights):
+            if arrays[i].stride() != weight.stride():  # the kernel looks at memory alone
+                arrays[i].data = torch.empty_like(weight, dtype=arrays[i].dtype).copy_(arrays[i])
     if len({(x.dtype, x.device) for x in (*weights, *gradients, *sum(states, []))}) > 1:
         return False
     far = torch.full((), 1e9, device=weights[0].device)
