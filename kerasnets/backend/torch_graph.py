@@ -7,31 +7,25 @@ no more here, since the products wait for memory, and takes 40 s. Then the graph
 - What two nodes compute alike is computed once, and what only hands its input on is left out.
 - What depends on weights, settings and constants alone is computed before the loop, not in it: views, masks, tables.
 - New keys and values are written into the cache itself.
-- A vector times a matrix is cut in as many parts as there are threads: MKL runs such a product on one thread, at 12
-  to 20 GB/s where two read 20 to 30. No weight is copied.
+- Products of few rows are cut in parts for the threads: see `torch_products.py`.
+
+The calls that are left are made by TorchScript's interpreter, not by Python's: a step of a small model takes two thirds
+of the time, and tracing it again a tenth of that of `make_fx`.
 """
+
+import sys
+import warnings
 
 import torch
 from torch.fx import Graph, GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree
 
+from kerasnets.backend.torch_products import cut_products
+
 aten = torch.ops.aten
 HANDS_ON = {aten.alias.default, aten.detach.default, aten.lift_fresh_copy.default}
 VIEWS = {aten.view.default, aten._unsafe_view.default}
-# The same kernels by the names of torch's own module, which take 1 to 3 µs less a call to reach.
-DIRECT = {getattr(getattr(aten, name), kind): getattr(torch, name) for name, kind in (
-    ("_scaled_dot_product_flash_attention_for_cpu", "default"), ("_softmax", "default"), ("add", "Tensor"),
-    ("addmm", "default"), ("argmax", "default"), ("bmm", "default"), ("cat", "default"), ("embedding", "default"),
-    ("eq", "Tensor"), ("index_select", "default"), ("le", "Tensor"), ("logical_and", "default"),
-    ("logical_not", "default"), ("logical_or", "default"), ("lt", "Scalar"), ("lt", "Tensor"), ("maximum", "default"),
-    ("mean", "dim"), ("minimum", "default"), ("mm", "default"), ("mul", "Tensor"), ("native_layer_norm", "default"),
-    ("pow", "Tensor_Scalar"), ("relu", "default"), ("rsqrt", "default"), ("sigmoid", "default"), ("sub", "Tensor"),
-    ("sum", "dim_IntList"), ("tanh", "default"), ("transpose", "int"), ("unsqueeze", "default"),
-    ("where", "self"))}  # fmt: skip
-DIRECT |= {view: torch.Tensor.view for view in VIEWS}
-DIRECT |= {aten.expand.default: torch.Tensor.expand, aten.index_copy_.default: torch.Tensor.index_copy_}
-DIRECT |= {aten.gelu.default: torch._C._nn.gelu, aten.silu.default: torch._C._nn.silu}
 
 
 class Step:
@@ -70,7 +64,8 @@ class Step:
         """Capture the step unless it was captured before, and compute what does not change from step to step."""
         fixed, fixed_spec = _pytree.tree_flatten(self.fixed)
         constant = [*self.weights, *fixed]
-        key = (self.shapes, shapes_of(constant), spec, fixed_spec, torch.get_num_threads())
+        lying = tuple(leaf.stride() for leaf in constant)
+        key = (self.shapes, shapes_of(constant), lying, spec, fixed_spec, torch.get_num_threads())
         if key not in self.graphs:
             self.graphs[key] = self.capture(carry, spec, fixed, fixed_spec)
         prepare, self.replay, self.spec = self.graphs[key]
@@ -96,9 +91,9 @@ class Step:
         cut_products(module.graph, torch.get_num_threads())
         shorten(module.graph)
         write_in_place(module.graph)
-        for node in module.graph.nodes:
-            node.target = DIRECT.get(node.target, node.target)
-        return *parted(module, len(leaves) - len(carry)), spec_of_result
+        prepare, replay = parted(module, len(leaves) - len(carry))
+        prepared = prepare(*leaves[: -len(carry)])
+        return prepare, interpreted(replay, [*prepared, *map(torch.clone, leaves[-len(carry) :])]), spec_of_result
 
 
 def shapes_of(leaves):
@@ -138,38 +133,6 @@ def repeatable(argument):
     return argument if isinstance(argument, torch.fx.Node) else (type(argument), repr(argument))
 
 
-def cut_products(graph, parts):
-    """x W = Σ_p x_p W_p over the rows of W, or side by side over its columns where W lies transposed; x: one row."""
-    for node in graph.nodes:
-        if node.target not in (aten.mm.default, aten.addmm.default):
-            continue
-        *bias, x, kernel = node.args
-        (rows, depth), width = shape_of(x), shape_of(kernel)[1]
-        strides = kernel.meta["val"].stride()
-        is_small = depth * width <= 2**18  # 1 MB, which is there before a second thread is awake
-        if is_small or parts < 2 or rows > 1 or node.kwargs or kernel.meta["val"].device.type != "cpu":
-            continue
-        with graph.inserting_before(node):
-            call = graph.call_function
-            if strides == (width, 1) and depth % parts == 0:
-                pieces = call(aten.view.default, (kernel, [parts, depth // parts, width]))
-                x = call(aten.view.default, (x, [parts, 1, depth // parts]))
-                y = call(aten.sum.dim_IntList, (call(aten.bmm.default, (x, pieces)), [0]))
-            elif strides == (1, depth) and width % parts == 0:
-                pieces = call(aten.view.default, (call(aten.t.default, (kernel,)), [parts, width // parts, depth]))
-                x = call(aten.expand.default, (call(aten.unsqueeze.default, (x, 0)), [parts, 1, depth]))
-                y = call(aten.bmm.default, (x, call(aten.transpose.int, (pieces, 1, 2))))
-                y = call(aten.view.default, (y, [1, width]))
-            else:
-                continue
-            y = call(aten.add.Tensor, (y, bias[0])) if bias else y
-        node.replace_all_uses_with(y)
-
-
-def shape_of(node):
-    return tuple(node.meta["val"].shape)
-
-
 def write_in_place(graph):
     """A cache that came with the carry, and that nobody else reads, takes what is new itself."""
     for node in graph.nodes:
@@ -194,3 +157,15 @@ def parted(module, count):
         if node not in early:
             copies[node] = after.node_copy(node, copies.__getitem__)
     return GraphModule(module, before), GraphModule(module, after)
+
+
+def interpreted(module, inputs):
+    """The module as a program of TorchScript, which torch does not support from Python 3.14 on.
+
+    torch advises `torch.compile` in its place, and says so at each trace; see above for what that costs here.
+    """
+    if sys.version_info >= (3, 14):
+        return module
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return torch.jit.trace(module, tuple(inputs), check_trace=False, strict=False)
