@@ -94,7 +94,7 @@ def test_cached_is_uncached(name):
 @pytest.mark.parametrize("is_loaded", [False, True])
 @pytest.mark.parametrize("name", ["GPT2CausalLM", "LLaMACausalLM"])
 def test_large_products_are_cut_right(name, is_loaded, rows, tmp_path):
-    """On torch they are cut as the kernel lies, which in a model from a file can be the other way round, and by rows."""
+    """On torch they are cut as the kernel lies, in a model from a file maybe the other way round, and by rows."""
     model = small(name, num_layers=1, hidden_size=512, head_size=128, feedforward_size=1024, vocab_size=1024, tied=True)
     for weight in model.trainable_weights:
         weight.assign(weight / 4)  # or attention this wide is so sharp that float32 itself is 1e-5 off
