@@ -1,12 +1,14 @@
-"""Products of a few rows and a matrix, as each token of a text takes them, in as many parts as PyTorch has threads.
+"""Products of a few rows and a matrix, as each token of a text takes them, in parts for PyTorch's threads.
 
 MKL multiplies a few rows by a matrix on one thread, and reads the matrix at half the speed of the memory or less. So W
 is cut, and `bmm` gives each thread a part. No weight is copied; which cut is best depends on how W lies:
 
-    by rows, as Keras makes it       x W = Σ_p x_p W_p          `by_rows`
-    by columns, as a checkpoint's    (x W)ᵀ = (W_pᵀ xᵀ)_p       `by_columns`, for up to 4 rows: the fastest of all
-                                     x W = (x W_p)_p            `side_by_side`, for more
+    1, 2 rows, W by rows, as Keras makes it         x W = Σ_p x_p W_p           `by_rows`
+    1 to 4, W by columns, as many checkpoints do    (x W)ᵀ = (W_pᵀ xᵀ)_p        `by_columns`: the fastest of all
+    more                                            x W = (x W_p)_p             `side_by_side`
 """
+
+import math
 
 import torch
 
@@ -24,10 +26,12 @@ def cut_products(graph, parts):
         is_small = depth * width <= 2**16  # a quarter of a MB, which is there before a second thread is awake
         if is_small or parts < 2 or rows > 64 or node.kwargs or kernel.meta["val"].device.type != "cpu":
             continue
-        if strides == (width, 1) and depth % parts == 0:
+        if rows <= 2 and strides == (width, 1) and depth % parts == 0:
             cut = by_rows
-        elif strides == (1, depth) and width % parts == 0:
-            cut = by_columns if rows <= (4 if depth <= 1024 else 2) else side_by_side
+        elif strides == (1, depth) and width % parts == 0 and rows <= (4 if depth <= 1024 else 2):
+            cut = by_columns
+        elif width % parts == 0 and strides in ((width, 1), (1, depth)):
+            cut = side_by_side
         else:
             continue
         with graph.inserting_before(node):
@@ -57,12 +61,13 @@ def by_columns(call, x, kernel, sizes, parts):
 
 
 def side_by_side(call, x, kernel, sizes, parts):
-    """The columns of W in parts: (x W_p)_p."""
+    """The columns of W in parts, (x W_p)_p, four for each thread: smaller ones stay in its cache."""
     rows, depth, width = sizes
-    pieces = call(aten.view.default, (call(aten.t.default, (kernel,)), [parts, width // parts, depth]))
+    parts = math.gcd(4 * parts, width)
+    pieces = call(aten.transpose.int, (call(aten.view.default, (kernel, [depth, parts, width // parts])), 0, 1))
     x = call(aten.expand.default, (call(aten.unsqueeze.default, (x, 0)), [parts, rows, depth]))
-    y = call(aten.bmm.default, (x, call(aten.transpose.int, (pieces, 1, 2))))
-    return call(aten.reshape.default, (call(aten.transpose.int, (y, 0, 1)), [rows, width]))
+    y = call(aten.transpose.int, (call(aten.bmm.default, (x, pieces)), 0, 1))
+    return call(aten.reshape.default, (y, [rows, width]))
 
 
 def shape_of(node):
