@@ -117,7 +117,7 @@ def gates_halved(weights):
 
 
 def advance_lstm(mask, seen, states):
-    """The step of an LSTM with one tanh for all gates, σ(z) = (tanh(z / 2) + 1) / 2, in 4 to 7 % less time.
+    """The step of an LSTM with one tanh for all gates, σ(z) = (tanh(z / 2) + 1) / 2, in 3 to 7 % less time.
 
     The mask comes before h′, which would have XLA compute c′ a second time.
     """

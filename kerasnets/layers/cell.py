@@ -21,6 +21,12 @@ class Cell(Layer, SequenceDropout):
     default_name = None
     formula = None  # the name of this cell's equation among a backend's fused kernels, if it has one
 
+    def __init_subclass__(cls, **kwargs):
+        """Gates of a subclass's own are an equation that no kernel has, unless it names one."""
+        super().__init_subclass__(**kwargs)
+        if {"gates", "combine"} & vars(cls).keys() and "formula" not in vars(cls):
+            cls.formula = None
+
     def __init__(self, arguments, implementation=2, **kwargs):
         super().__init__(**kwargs)
         positive_integer("units", arguments["units"])

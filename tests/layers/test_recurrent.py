@@ -167,6 +167,26 @@ def test_gradients_equal_keras_in_a_compiled_step(name, kind):
         np.testing.assert_allclose(a, b, rtol=0, atol=2e-5 * largest)  # differences of weights near 1 in float32
 
 
+def test_gates_of_a_subclass_are_what_is_computed():
+    """Not the equation of the class that it began with, which a backend may have a kernel for."""
+
+    class LeakyCell(kn.layers.LSTMCell):
+        def gates(self, seen, states):
+            h, c = super().gates(seen, states)
+            return h, 0.5 * c
+
+    class Leaky(kn.layers.LSTM):
+        Cell = LeakyCell
+
+    x = np.random.default_rng(0).normal(size=(3, 5, 4)).astype("float32")
+    layer, loop = Leaky(6), Leaky(6, unroll=True)
+    for one in (layer, loop):
+        one.build(x.shape)
+    loop.set_weights(layer.get_weights())
+    found, expected = (keras.ops.convert_to_numpy(one(x)) for one in (layer, loop))
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
 def test_path_taken_says_why():
     x = np.ones((2, 3, 4), "float32")
     for arguments, path in [
