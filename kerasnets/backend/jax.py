@@ -149,17 +149,18 @@ def scan(cell, return_sequences, sequences, weights, states, mask):
     go_on = advance_lstm if is_lstm else partial(advance, cell)
     W, U, b, b_u = gates_halved(weights) if is_lstm else weights
     batch, steps, _ = sequences.shape
-    projected = project(sequences, W)
 
     def step(t, carry):
-        states, outputs = carry
-        x, m = take((projected, mask), t, axis=1)
+        states, arrays = carry
+        x, m = take((arrays[0], mask), t, axis=1)
         states = go_on(m, cell.combine(plus(x, b), plus(states[0] @ U, b_u)), states)
-        return states, put(outputs, states[0], t, axis=1) if return_sequences else None
+        return states, (*arrays[:-1], put(arrays[-1], states[0], t, axis=1)) if return_sequences else arrays
 
-    outputs = jnp.zeros((batch, steps, U.shape[0]), states[0].dtype) if return_sequences else None
-    states, outputs = jax.lax.fori_loop(0, steps, step, (states, outputs))
-    return outputs, states
+    arrays = (project(sequences, W),)
+    if return_sequences and cell.num_gates > 1:  # with one gate, an output takes the place of what it was made of
+        arrays = (*arrays, jnp.zeros((batch, steps, U.shape[0]), states[0].dtype))
+    states, arrays = jax.lax.fori_loop(0, steps, step, (states, arrays))
+    return arrays[-1] if return_sequences else None, states
 
 
 def scan_forward(cell, return_sequences, sequences, weights, states, mask):
