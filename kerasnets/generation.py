@@ -31,7 +31,7 @@ from kerasnets import backend
 from kerasnets.layers.attention import Cache
 from kerasnets.layers.reading import reading_with
 from kerasnets.processors import ForcedToken, NoRepeatNGram, RepetitionPenalty, SuppressTokens
-from kerasnets.prompts import Settings, bucket, check_length, padded_source, prompts, stop_tokens
+from kerasnets.prompts import SMALLEST, Settings, bucket, check_length, padded_source, prompts, stop_tokens
 from kerasnets.samplers import Greedy, chain, draw
 
 ROOM = 256  # places of a cache that are made at once; further ones when they are needed
@@ -82,7 +82,8 @@ class Run:
         self.longest = max(len(row) for row in rows)
         check_length(model, self.longest, settings.max_new_tokens)
         rows = [row for row in rows for _ in range(settings.samples)]
-        self.ids = np.full((len(rows), bucket(self.longest)), -1, "int32")
+        columns = bucket(self.longest, SMALLEST if source is None else 1)  # a translation begins with one token
+        self.ids = np.full((len(rows), columns), -1, "int32")
         for place, row in zip(self.ids, rows, strict=True):
             place[len(place) - len(row) :] = row
         self.samplers, self.processors = chain(settings.sampler), all_processors(model, settings)
@@ -128,9 +129,12 @@ class Run:
         return grown(carry, self.room(self.ids.shape[1])), shown
 
     def room(self, taken):
-        """How long a cache with `taken` places taken is to be: much room at a time, but not far more than is used."""
-        total = self.ids.shape[1] + self.settings.max_new_tokens
-        return bucket(min(total, max(ROOM, 2 * taken)))
+        """How long a cache with `taken` places taken is to be: much room at a time, but not far more than is used.
+
+        The last new token needs no place: nothing is read after it.
+        """
+        remembered = self.ids.shape[1] + self.settings.max_new_tokens - 1
+        return bucket(min(remembered, max(ROOM, 2 * taken)))
 
     def all_at_once(self):
         """New ids (B, new)."""
@@ -148,7 +152,7 @@ class Run:
             length, finished = (ops.convert_to_numpy(carry[name]) for name in ("length", "finished"))
             if length >= total or finished.all():
                 return carry
-            carry = grown(carry, self.room(room))
+            carry = grown(carry, self.room(room - 1))
 
     def steps(self):
         """New ids (B,) step by step, or explanations of them."""
@@ -164,7 +168,7 @@ class Run:
                 return
             taken = self.ids.shape[1] + count
             if taken >= carry["ids"].shape[1]:
-                carry = grown(carry, self.room(taken))
+                carry = grown(carry, self.room(taken - 1))
             carry, shown = step(carry)
 
     def finished_by_strings(self, texts, ids, finished):
@@ -260,8 +264,8 @@ def goes_on(carry, fixed):
 
 
 def grown(carry, size):
-    """The same with `size` columns."""
-    more = size - carry["ids"].shape[1]
+    """The same with `size` places in the cache, and a column more for ids: the last one is not remembered."""
+    more = size + 1 - carry["ids"].shape[1]
     names = [name for name in ("ids", "ended_ids") if name in carry]
     ids = {name: ops.pad(carry[name], [[0, 0], [0, more]], constant_values=-1) for name in names}
     caches = {}

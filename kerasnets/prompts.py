@@ -52,12 +52,12 @@ def refuse_unless(is_right, expected, value):
         raise ValueError(f"generate: {expected}; received {value!r}.")
 
 
-def bucket(length):
-    """The next of 16, 24, 32, 48, 64, 96, 128, …"""
-    size = SMALLEST
+def bucket(length, smallest=SMALLEST):
+    """The next of 16, 24, 32, 48, 64, 96, 128, …, or of 1, 2, 3, 4, 6, 8, … with smallest=1."""
+    size = smallest
     while size < length:
         size *= 2
-    return 3 * size // 4 if size > SMALLEST and 3 * size // 4 >= length else size
+    return 3 * size // 4 if size > smallest and 3 * size // 4 >= length else size
 
 
 def stop_tokens(config, given):
