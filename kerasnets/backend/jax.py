@@ -122,7 +122,7 @@ def advance_lstm(mask, seen, states):
     The mask comes before h′, which would have XLA compute c′ a second time.
     """
     (z,), (h, c) = seen, states
-    i, f, g, o = jnp.split(whole(jnp.tanh(z)), 4, axis=-1)
+    i, f, g, o = jnp.split(jnp.tanh(z), 4, axis=-1)
     i, f, o = ((t + 1) / 2 for t in (i, f, o))
     c = kept(mask, f * c + i * g, c)
     return kept(mask, o * jnp.tanh(c), h), c
