@@ -202,7 +202,8 @@ class Program:
             return with_weights
 
         self.remember = backend.compiled(stateless(lambda inputs, _: model.remember_source(inputs)))
-        self.read = backend.compiled(stateless(self.first_step))
+        is_prompt = not hasattr(model, "remember_source")  # else it is one token, and read with each source
+        self.read = backend.compiled(stateless(self.first_step), rarely=is_prompt)
         step = stateless(self.step)
         self.write, self.rest = backend.stepped(step), backend.looped(step, goes_on)
 

@@ -23,6 +23,7 @@ FUNCTIONS = (
     "looped",
     "max_pool",
     "placed",
+    "product",
     "recurrence",
     "recurrence_path",
     "stepped",

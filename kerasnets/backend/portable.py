@@ -9,9 +9,14 @@ from keras import ops
 TILE = 64  # outputs of a matrix in 8 bits
 
 
+def product(x, matrix):
+    """x W.   (…, D), (D, F) → (…, F)."""
+    return ops.matmul(x, matrix)
+
+
 def dense(x, kernel, bias=None):
     """x W + b.   (…, D), (D, U), (U,) → (…, U)."""
-    y = ops.matmul(x, kernel)
+    y = product(x, kernel)
     return y if bias is None else ops.add(y, bias)
 
 

@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional
 
 from kerasnets.backend import portable
-from kerasnets.backend.portable import all_rows, gelu  # noqa: F401  a kernel of torch's own
+from kerasnets.backend.portable import all_rows, gelu, product  # noqa: F401  a kernel of torch's own
 from kerasnets.backend.torch_recurrence import recurrence, recurrence_path  # noqa: F401
 
 supports_jit_around_recurrence = True
@@ -197,7 +197,7 @@ def placed(array, piece, start):
 compiles_each_shape = False  # a kernel takes any shape
 
 
-def compiled(function):
+def compiled(function, rarely=False):
     """`function(weights, carry, fixed)` without gradients."""
     return torch.inference_mode()(function)
 

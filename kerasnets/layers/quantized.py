@@ -125,7 +125,7 @@ def dense_by_table(x, table):
     if isinstance(table, Int8Matrix):
         return dense(x, table)
     note(x, table)
-    return ops.matmul(x, ops.transpose(ops.cast(table, x.dtype)))
+    return backend.product(x, ops.transpose(ops.cast(table, x.dtype)))
 
 
 def rows_of(table, ids):
