@@ -126,15 +126,15 @@ class Run:
         """The prompt is read and its first new token chosen: (carry, what was shown)."""
         ids = ops.convert_to_tensor(self.ids)
         carry, shown = self.program.read(self.weights, {"ids": ids}, self.fixed)
-        return grown(carry, self.room(self.ids.shape[1])), shown
+        return self.with_room(carry), shown
 
-    def room(self, taken):
-        """How long a cache with `taken` places taken is to be: much room at a time, but not far more than is used.
+    def with_room(self, carry):
+        """The same with more places in its full cache: many at a time, but not far more than are used.
 
-        The last new token needs no place: nothing is read after it.
+        The last new token needs none, since nothing is read after it.
         """
-        remembered = self.ids.shape[1] + self.settings.max_new_tokens - 1
-        return bucket(min(remembered, max(ROOM, 2 * taken)))
+        taken, most = carry["ids"].shape[1] - 1, self.ids.shape[1] + self.settings.max_new_tokens - 1
+        return grown(carry, bucket(min(most, max(ROOM, 2 * taken))))
 
     def all_at_once(self):
         """New ids (B, new)."""
@@ -152,7 +152,7 @@ class Run:
             length, finished = (ops.convert_to_numpy(carry[name]) for name in ("length", "finished"))
             if length >= total or finished.all():
                 return carry
-            carry = grown(carry, self.room(room - 1))
+            carry = self.with_room(carry)
 
     def steps(self):
         """New ids (B,) step by step, or explanations of them."""
@@ -166,9 +166,8 @@ class Run:
                 carry["finished"] = ops.convert_to_tensor(finished)
             if finished.all() or count == self.settings.max_new_tokens:
                 return
-            taken = self.ids.shape[1] + count
-            if taken >= carry["ids"].shape[1]:
-                carry = grown(carry, self.room(taken - 1))
+            if self.ids.shape[1] + count == carry["ids"].shape[1]:
+                carry = self.with_room(carry)
             carry, shown = step(carry)
 
     def finished_by_strings(self, texts, ids, finished):

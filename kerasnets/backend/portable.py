@@ -9,12 +9,7 @@ from keras import ops
 TILE = 64  # outputs of a matrix in 8 bits
 
 
-def product(x, matrix):
-    """x W.   (…, D), (D, F) → (…, F)."""
-    return ops.matmul(x, matrix)
-
-
-def dense(x, kernel, bias=None):
+def dense(x, kernel, bias=None, product=ops.matmul):
     """x W + b.   (…, D), (D, U), (U,) → (…, U)."""
     y = product(x, kernel)
     return y if bias is None else ops.add(y, bias)

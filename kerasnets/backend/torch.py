@@ -5,10 +5,11 @@ import zipfile
 
 import keras
 import torch
+from keras.ops import matmul as product  # noqa: F401
 from torch.nn import functional
 
 from kerasnets.backend import portable
-from kerasnets.backend.portable import all_rows, gelu, product  # noqa: F401  a kernel of torch's own
+from kerasnets.backend.portable import all_rows, gelu  # noqa: F401  a kernel of torch's own
 from kerasnets.backend.torch_recurrence import recurrence, recurrence_path  # noqa: F401
 
 supports_jit_around_recurrence = True
@@ -198,7 +199,7 @@ compiles_each_shape = False  # a kernel takes any shape
 
 
 def compiled(function, rarely=False):
-    """`function(weights, carry, fixed)` without gradients."""
+    """`function(weights, carry, fixed)` without gradients, however `rarely`."""
     return torch.inference_mode()(function)
 
 
