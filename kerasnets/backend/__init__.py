@@ -20,6 +20,7 @@ FUNCTIONS = (
     "gelu",
     "int8_product",
     "is_concrete",
+    "lay_out",
     "looped",
     "max_pool",
     "placed",

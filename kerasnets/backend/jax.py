@@ -16,6 +16,7 @@ from kerasnets.backend.portable import (  # noqa: F401  XLA does these well
     convolution,
     cross_entropy,
     gelu,
+    lay_out,
     placed,
 )
 

@@ -178,3 +178,7 @@ def placed(array, piece, start):
 def added(array, places, rows):
     """The array (V, …) with `rows` (N, …) added at `places` (N,); where a place comes again, both are added."""
     return ops.scatter_update(array, ops.expand_dims(places, -1), rows, reduction="add")
+
+
+def lay_out(cell):
+    """Place a cell's weights in memory as `recurrence` reads them: they lie so already."""

@@ -45,6 +45,13 @@ def packing_pays(formula, packing):
     return formula != "lstm" and not torch.is_grad_enabled() and len(packing.steps) < 0.8 * packing.count.numel()
 
 
+def lay_out(cell):
+    """Turn over an LSTM's W and U in memory: of torch's kernels its alone reads no transposed view on a CPU."""
+    if cell.formula == "lstm":
+        for weight in (cell.kernel, cell.recurrent_kernel):
+            weight.value.data = weight.value.detach().t().contiguous().t()
+
+
 def kernel_weights(cell, written_out):
     """W, U, b, b_u as torch lays them out: (gates · U, inputs), gates in torch's order for torch's own kernel."""
     bias, recurrent_bias = cell.split_bias()
@@ -58,7 +65,7 @@ def kernel_weights(cell, written_out):
     order = ORDER.get(cell.formula)
     if order and not written_out:
         weights = [torch.cat([w.chunk(3, -1)[gate] for gate in order], -1) for w in weights]
-    as_it_lies = cell.formula != "lstm" and weights[0].device.type == "cpu"  # these kernels read a transposed view
+    as_it_lies = cell.formula != "lstm" and weights[0].device.type == "cpu"
     return [w if w.ndim == 1 else w.t() if as_it_lies else w.t().contiguous() for w in weights]
 
 
@@ -93,41 +100,50 @@ def plain_steps(activate_, data, sizes, h, weights):
 
 
 def tanh_steps(data, sizes, h, weights):
-    """The same for φ = tanh."""
-    factor, activate_ = fast_tanh(data)
-    return plain_steps(activate_, data, sizes, h, [factor * w for w in weights])
+    """The same for φ = tanh, which is k f(k z) − (k − 1).
+
+    The steps hold g = (h + k − 1) / k alone: g_t = f(k (x_t W + b + h_{t−1} U)), where h U = k g U − (k − 1) 1 U.
+    """
+    k, f_ = fast_tanh(data)
+    W, U, *biases = weights
+    bias = sum(biases) - (k - 1) * U.sum(1)
+    g_all = plain_steps(f_, data, sizes, (h + k - 1) / k, [k * W, k * k * U, k * bias])
+    return g_all.mul_(k).sub_(k - 1)
 
 
 def fast_tanh(x):
-    """(k, f_), f_(k z) = tanh(z) in place: 2 σ(2 z) − 1, since torch's σ takes less than half the time of its tanh.
+    """(k, f_), k f_(k z) − (k − 1) = tanh(z) in place: 2 σ(2 z) − 1; torch's σ takes less than half its tanh's time.
 
     Half precision has too few bits around ½ for that.
     """
-    if x.dtype not in (torch.float32, torch.float64):
-        return 1, torch.tanh_
-    minus_one = x.new_tensor(-1)
-    return 2, lambda z: torch.add(minus_one, z.sigmoid_(), alpha=2, out=z)
+    return (2, torch.sigmoid_) if x.dtype in (torch.float32, torch.float64) else (1, torch.tanh_)
 
 
 def gru_steps(data, sizes, h, weights):
-    """h_t = h̃ + z ⊙ (h_{t−1} − h̃), with z, r and h̃ as in `GRUCell`.   (P, D) → (P, U), `sizes` rows a step."""
+    """h_t = h̃ + z ⊙ (h_{t−1} − h̃), with z, r and h̃ as in `GRUCell`.   (P, D) → (P, U), `sizes` rows a step.
+
+    The steps hold g = (h + k − 1) / k, as in `tanh_steps`: it lies between the old g and the candidate's alike.
+    """
     W, U, *biases = weights
     units = U.shape[1]
-    b, b_u = biases or (W.new_zeros(()), W.new_zeros(()))
-    factor, tanh_ = fast_tanh(data)
+    b, b_u = biases or (W.new_zeros(3 * units),) * 2
+    k, f_ = fast_tanh(data)
+    b_u = b_u - (k - 1) * U.sum(1)
+    b, b_h = torch.cat([(b + b_u)[: 2 * units], b[2 * units :]]), b_u[2 * units :]
+    g, U = (h + k - 1) / k, k * U.t()
     x_zr, x_h = torch.addmm(b, data, W.t()).split((2 * units, units), dim=1)
-    x_zr, x_h = x_zr.split(sizes), x_h.mul_(factor).split(sizes)
-    h_all, product, U = data.new_empty(len(data), units), data.new_empty(len(h), 3 * units), U.t()
+    x_zr, x_h = x_zr.split(sizes), x_h.mul_(k).split(sizes)
+    g_all, product = data.new_empty(len(data), units), data.new_empty(len(g), 3 * units)
     rows = None
-    for x_zr_t, x_h_t, h_t, going_on in zip(x_zr, x_h, h_all.split(sizes), sizes, strict=True):
+    for x_zr_t, x_h_t, g_t, going_on in zip(x_zr, x_h, g_all.split(sizes), sizes, strict=True):
         if going_on != rows:
-            rows, h, product = going_on, h[:going_on], product[:going_on]
+            rows, g, product = going_on, g[:going_on], product[:going_on]
             zr, u_h = product.split((2 * units, units), dim=1)
             z, r = zr.chunk(2, dim=1)
-        torch.addmm(b_u, h, U, out=product)
+        torch.mm(g, U, out=product)
         zr.add_(x_zr_t).sigmoid_()
-        h = tanh_(torch.addcmul(x_h_t, r, u_h, value=factor, out=h_t)).lerp_(h, z)
-    return h_all
+        g = f_(torch.addcmul(x_h_t, r, u_h.add_(b_h), value=k, out=g_t)).lerp_(g, z)
+    return g_all.mul_(k).sub_(k - 1)
 
 
 STEPS = {

@@ -48,6 +48,7 @@ class Cell(Layer, SequenceDropout):
         if self.use_bias:
             shape = (2, width) if self.bias_in_recurrence else (width,)
             self.bias = self.make_weight("bias", shape, initializer=self.initial_bias)
+        backend.lay_out(self)
 
     def initial_bias(self, shape, dtype=None):
         return self.bias_initializer(shape, dtype=dtype)
