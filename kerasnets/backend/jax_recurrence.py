@@ -150,14 +150,17 @@ def scan_backward(cell, return_sequences, residuals, cotangents):
     return time_first(d_sequences), (d_W, d_U, d_b, d_bu), d_states, None
 
 
+FROM_ZERO = {"allow_negative_indices": False}  # nor does each step ask whether t counts from the end
+
+
 def take(arrays, t, axis=0):
     """Step t of each array (T, ...), or of (B, T, ...) with axis=1."""
-    return jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, t, axis, keepdims=False), arrays)
+    return jax.tree.map(partial(jax.lax.dynamic_index_in_dim, index=t, axis=axis, keepdims=False, **FROM_ZERO), arrays)
 
 
 def put(arrays, values, t, axis=0):
     """The arrays (T, ...), or (B, T, ...) with axis=1, with `values` at step t."""
-    return jax.tree.map(lambda x, value: jax.lax.dynamic_update_index_in_dim(x, value, t, axis), arrays, values)
+    return jax.tree.map(partial(jax.lax.dynamic_update_index_in_dim, index=t, axis=axis, **FROM_ZERO), arrays, values)
 
 
 def of(cell, source, parts):
