@@ -46,7 +46,7 @@ def packing_pays(formula, packing):
 
 
 def lay_out(cell):
-    """Turn over an LSTM's W and U in memory: of torch's kernels its alone reads no transposed view on a CPU."""
+    """Turn an LSTM's W and U over in memory: on a CPU its kernel, unlike the others, reads no transposed view."""
     if cell.formula == "lstm":
         for weight in (cell.kernel, cell.recurrent_kernel):
             weight.value.data = weight.value.detach().t().contiguous().t()
@@ -65,7 +65,7 @@ def kernel_weights(cell, written_out):
     order = ORDER.get(cell.formula)
     if order and not written_out:
         weights = [torch.cat([w.chunk(3, -1)[gate] for gate in order], -1) for w in weights]
-    as_it_lies = cell.formula != "lstm" and weights[0].device.type == "cpu"
+    as_it_lies = cell.formula != "lstm" and weights[0].device.type == "cpu"  # an LSTM's: see `lay_out`
     return [w if w.ndim == 1 else w.t() if as_it_lies else w.t().contiguous() for w in weights]
 
 
