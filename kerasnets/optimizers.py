@@ -1,8 +1,9 @@
-"""Optimizers 优化器: Keras's own, number for number, in one pass over the memory on PyTorch.
+"""Optimizers 优化器: Keras's own, number for number, in fewer passes over the memory.
 
 A step of Adam reads a weight, its gradient and its two moments, and writes three of them. On PyTorch Keras computes it
 as ten passes over all arrays, with new memory for each, which took two fifths of a training step of T5-small; here
-torch's fused kernel makes one of them. On JAX and TensorFlow the steps are Keras's own.
+torch's fused kernel makes one of them, and TensorFlow's own kernel on TensorFlow. On JAX the steps are Keras's own, and
+wait until every weight has been read, so that none has to be copied before its step is written.
 
 One number differs: on TensorFlow Keras squares the gradients of a token that stands in a batch twice one by one, not
 their sum, as it does on the other backends, and as it is done here.
@@ -30,6 +31,7 @@ class OnePass:
         settings = {"beta_1": self.beta_1, "beta_2": self.beta_2, "epsilon": self.epsilon}
         grads = [backend.all_rows(gradient) for gradient in grads]
         if not backend.adam(trainable_variables, grads, states, alpha, settings):
+            learning_rate = backend.after_way_back(learning_rate, grads)
             super()._backend_update_step(grads, trainable_variables, learning_rate)
 
 

@@ -96,3 +96,27 @@ def test_it_is_saved_with_its_moments(tmp_path):
         part.fit(ids.astype("float32"), targets, shuffle=False, verbose=0)
     for ours, theirs in zip(again.get_weights(), model.get_weights(), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-7)
+
+
+@pytest.mark.skipif(keras.config.backend() != "jax", reason="only JAX writes into what it is given")
+def test_no_matrix_is_copied_before_its_step_is_written():
+    import jax
+
+    random = np.random.default_rng(0)
+    weights = [keras.Variable(random.normal(size=shape)) for shape in ((12, 24), (24, 8))]
+    x, y = (random.normal(size=(16, size)).astype("float32") for size in (12, 8))
+
+    def copies(optimizer):
+        optimizer.build(weights)
+
+        def loss(matrices):
+            return ((jax.numpy.tanh(x @ matrices[0]) @ matrices[1] - y) ** 2).mean()
+
+        def step(matrices, states):
+            return optimizer.stateless_apply(states, jax.grad(loss)(matrices), matrices)
+
+        state = [[variable.value for variable in variables] for variables in (weights, optimizer.variables)]
+        program = jax.jit(step, donate_argnums=(0, 1)).lower(*state).compile().as_text()
+        return [line for line in program.splitlines() if " copy(" in line and "f32[24,8]" in line]
+
+    assert copies(keras.optimizers.Adam()) and not copies(kn.optimizers.Adam())

@@ -9,6 +9,7 @@ import importlib
 FUNCTIONS = (
     "adam",
     "added",
+    "after_way_back",
     "all_rows",
     "attention",
     "average_pool",

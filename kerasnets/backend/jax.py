@@ -7,7 +7,7 @@ from keras import ops
 
 from kerasnets.backend import portable
 from kerasnets.backend.jax_recurrence import recurrence, recurrence_path  # noqa: F401
-from kerasnets.backend.jax_xla import product, whole, whole_gradient  # noqa: F401
+from kerasnets.backend.jax_xla import after_way_back, product, whole, whole_gradient  # noqa: F401
 from kerasnets.backend.portable import (  # noqa: F401  XLA does these well
     adam,
     added,

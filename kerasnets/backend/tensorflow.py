@@ -10,7 +10,7 @@ from tensorflow.compiler.tf2xla.python.xla import optimization_barrier
 from tensorflow.python.ops import control_flow_util
 
 from kerasnets.backend import portable
-from kerasnets.backend.portable import adam, added, average_pool, cross_entropy, lay_out, placed  # noqa: F401
+from kerasnets.backend.portable import added, after_way_back, average_pool, cross_entropy, lay_out, placed  # noqa: F401
 from kerasnets.backend.portable import attention_written_out as attention  # noqa: F401
 from kerasnets.backend.tensorflow_recurrence import recurrence, recurrence_path  # noqa: F401
 
@@ -78,6 +78,25 @@ def gelu_slope(x, dy, approximate):
 def all_rows(gradient):
     """The gradient of a table, of which TensorFlow keeps the rows that were read, some of them more than once."""
     return tf.convert_to_tensor(gradient)
+
+
+def adam(variables, gradients, states, alpha, settings):
+    """The step of `optimizers.py` by TensorFlow's kernel: whether it was made, which it is in float32 on one device.
+
+    The kernel makes α of η and of the powers of β, which is done already: with powers of 0 it takes η as it is. Its
+    1 − β₂ is the one of a β₂ in float32, 1e-5 from Keras's where β₂ is 0.999, and so is v; the step is set right again.
+    """
+    values = [variable.value for variable in variables]
+    if tf.distribute.has_strategy() or any(value.dtype != tf.float32 for value in values):
+        return False
+    beta_2 = settings["beta_2"]
+    alpha = alpha * math.sqrt((1 - tf.float32.as_numpy_dtype(beta_2)) / (1 - beta_2))
+    numbers = {"lr": alpha, "beta1_power": 0.0, "beta2_power": 0.0, "beta1": settings["beta_1"], "beta2": beta_2}
+    step = tf.raw_ops.ResourceApplyAdamWithAmsgrad if len(states) > 2 else tf.raw_ops.ResourceApplyAdam
+    for value, gradient, *moments in zip(values, gradients, *states, strict=True):
+        handles = {name: moment.value.handle for name, moment in zip(("m", "v", "vhat"), moments, strict=False)}
+        step(var=value.handle, grad=gradient, epsilon=settings["epsilon"], **handles, **numbers)
+    return True
 
 
 def whole(x):

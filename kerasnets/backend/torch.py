@@ -9,7 +9,7 @@ from keras.ops import matmul as product  # noqa: F401
 from torch.nn import functional
 
 from kerasnets.backend import portable
-from kerasnets.backend.portable import all_rows, gelu  # noqa: F401  a kernel of torch's own
+from kerasnets.backend.portable import after_way_back, all_rows, gelu  # noqa: F401  a kernel of torch's own
 from kerasnets.backend.torch_recurrence import lay_out, recurrence, recurrence_path  # noqa: F401
 
 supports_jit_around_recurrence = True
