@@ -1,5 +1,6 @@
 """What all tests share: nothing from the network, the same random numbers each time, one way to compare."""
 
+import gc
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -25,7 +26,12 @@ def seeded():
 
 @pytest.fixture(autouse=True, scope="module")
 def forgetful():
-    """After each file, memory is given back: JAX would keep every program that any test compiled."""
+    """After each file, memory is given back: JAX would keep every program that any test compiled.
+
+    What was there before is not looked through again: the modules of a backend and of transformers are a million
+    objects, which Keras has collected whenever a session is cleared.
+    """
+    gc.freeze()
     yield
     keras.utils.clear_session()
     if keras.config.backend() == "jax":
