@@ -26,30 +26,19 @@ def main():
 
     comparisons = []
     for name, wiring in (("MLP", mlp), ("CNN", cnn)):
-        models = {
-            "kerasnets": compiled(wiring(kn.layers), kn.optimizers.Adam()),
-            "layers alone": compiled(wiring(kn.layers), keras.optimizers.Adam()),
-            "keras.layers": compiled(wiring(keras.layers), keras.optimizers.Adam()),
-        }
-        check_equal(models, x, y)
+        ours = compiled(wiring(kn.layers), kn.optimizers.Adam())
+        alone = compiled(wiring(kn.layers), keras.optimizers.Adam())
+        theirs = compiled(wiring(keras.layers), keras.optimizers.Adam())
+        check_equal({"kerasnets": ours, "layers alone": alone, "keras.layers": theirs}, x, y)
+        rows = (("fit", ours, fitting), ("fit, layers alone", alone, fitting), ("predict", ours, predicting))
         for batch in BATCHES:
-            for kind, (work, epochs) in {"fit": (fitting, EPOCHS), "predict": (predicting, 1)}.items():
-                title = f"{name} {kind}, batch {batch}"
+            for row, model, work in rows:
+                title = f"{name} {row}, batch {batch}"
                 if options.only in title:
-                    calls = {hand: work(model, x, y, batch) for hand, model in models.items()}
-                    steps = epochs * EXAMPLES // batch
-                    comparisons += in_pairs(timing.compare(title, calls, options.rounds, steps=steps))
+                    hands = {"kerasnets": work(model, x, y, batch), "keras.layers": work(theirs, x, y, batch)}
+                    steps = EXAMPLES // batch * (EPOCHS if work is fitting else 1)
+                    comparisons.append(timing.compare(title, hands, options.rounds, steps=steps))
     timing.report(comparisons, options)
-
-
-def in_pairs(comparison):
-    """Ours and theirs, and where they train also our layers with their optimizer and theirs."""
-    title, seconds = comparison.title, comparison.seconds
-    ours = {"": "kerasnets"} | ({", layers alone": "layers alone"} if "fit" in title else {})
-    return [
-        timing.Comparison(title + suffix, {hand: seconds[hand], "keras.layers": seconds["keras.layers"]})
-        for suffix, hand in ours.items()
-    ]
 
 
 def mlp(layers):

@@ -161,7 +161,7 @@ def adam(variables, gradients, states, alpha, settings):
 
 
 def after_way_back(number, gradients):
-    """The number: only XLA as JAX calls it needs to be told (see `jax.py`)."""
+    """The number: only XLA as JAX calls it needs to be told (see `jax_xla.py`)."""
     return number
 
 

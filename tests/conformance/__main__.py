@@ -45,7 +45,7 @@ def main(arguments):
 
 
 def side_by_side(backends, arguments):
-    """Each backend in a process of its own, which keeps one core busy most of the time; 1 if one of them failed."""
+    """Each backend in a process of its own, all at once; 1 if one of them failed."""
     command = [sys.executable, "-m", "tests.conformance", *arguments]
     with contextlib.ExitStack() as stack:
         logs = {name: stack.enter_context(tempfile.TemporaryFile("w+")) for name in backends}
