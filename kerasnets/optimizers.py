@@ -6,8 +6,8 @@ torch's fused kernel makes one of them, and TensorFlow's own kernel on TensorFlo
 wait until every weight has been read, so that none has to be copied before its step is written.
 
 Two numbers differ on TensorFlow: Keras squares the gradients of a token that stands in a batch twice one by one, not
-their sum, as it does on the other backends, and as it is done here; and v is up to 1e-5 of itself smaller here, which
-the step makes good.
+their sum, as it does on the other backends, and as it is done here; and v is that of a β₂ in float32, 1.3e-5 of itself
+smaller where β₂ is 0.999, which the step makes good.
 """
 
 import keras
