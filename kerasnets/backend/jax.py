@@ -74,14 +74,23 @@ def attention(query, key, value, visible, bias, scale, is_causal):
 compiles_each_shape = True  # XLA makes a program for each shape of the arrays: better few shapes
 
 
+def jit(function, **arguments):
+    """jax.jit; on a CPU with vectors as wide as it has: by default XLA's are of 256 bits.
+
+    SmolLM2-135M, one row, two cores with AVX-512: 34.0 → 30.4 ms a token in float32, 23.0 → 16.5 ms in int8.
+    """
+    wide = {"xla_cpu_prefer_vector_width": 512} if jax.default_backend() == "cpu" else None
+    return jax.jit(function, compiler_options=wide, **arguments)
+
+
 def compiled(function, rarely=False):
     """`function(weights, carry, fixed)`, pytrees of arrays, as one program for each of their shapes."""
-    return jax.jit(function)
+    return jit(function)
 
 
 def stepped(function):
     """(weights, fixed) → step, for many times: step(carry) → (carry, …), written into the carry's own memory."""
-    program = jax.jit(function, donate_argnums=1)
+    program = jit(function, donate_argnums=1)
     return lambda weights, fixed: lambda carry: program(weights, carry, fixed)
 
 
@@ -94,4 +103,4 @@ def looped(function, goes_on):
 
         return jax.lax.while_loop(lambda carry: goes_on(carry, fixed), step, carry)
 
-    return jax.jit(loop, donate_argnums=1)
+    return jit(loop, donate_argnums=1)
