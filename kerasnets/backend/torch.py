@@ -8,7 +8,7 @@ import torch
 from keras.ops import matmul as product  # noqa: F401
 from torch.nn import functional
 
-from kerasnets.backend import portable
+from kerasnets.backend import portable, torch_int8
 from kerasnets.backend.portable import after_way_back, all_rows, gelu  # noqa: F401  a kernel of torch's own
 from kerasnets.backend.torch_recurrence import lay_out, recurrence, recurrence_path  # noqa: F401
 
@@ -47,35 +47,20 @@ def dense(x, kernel, bias=None):
 def int8_product(x, values, scale, twice):
     """x ((Q + Q₂ / 254) s)ᵀ, Q₂ of the inputs `twice`.   (B, D), (F, D + k) int8, (F,), (k,) → (B, F).
 
-    Exact, but for one or two rows, as when text is written: there the small matrices read bfloat16, whose 8 bits change
-    2 % of the likeliest tokens no more than the weights' own rounding does, and a step takes two thirds of the time.
-    On a GPU, and where a gradient is wanted, which whole numbers have none of, Q becomes floats.
+    In whole numbers: see `torch_int8.py`. For many rows, on a GPU, and where a gradient is wanted, Q becomes floats.
+    Where the kernel of whole numbers is missing, one or two rows are read as bfloat16, whose 8 bits change 2 % of the
+    likeliest tokens, no more than the weights' own rounding does.
     """
-    if x.device.type != "cpu" or x.requires_grad and torch.is_grad_enabled():
-        return portable.int8_product(x, values, scale, twice)
     rows, (outputs, inputs) = x.shape[0], values.shape
-    fits = outputs % 64 == 0 and inputs % 64 == 0  # other shapes the kernel reads past their ends
-    if rows <= 2 and fits and outputs * inputs < 2**24:
+    is_read = x.device.type == "cpu" and not (x.requires_grad and torch.is_grad_enabled())
+    if is_read and torch_int8.is_there() and rows < torch_int8.FLOAT_ROWS:
+        return torch.ops.kerasnets.int8_product(x, values, scale, twice)
+    fits = outputs % 64 == 0 and inputs % 64 == 0  # other shapes the other kernel reads past their ends
+    if is_read and not torch_int8.is_there() and rows <= 2 and fits and outputs * inputs < 2**24:
         x = x.to(torch.bfloat16)
         x = torch.cat([x, x.index_select(1, twice) / 254], dim=1)
         return torch._weight_int8pack_mm(x, values, scale.to(torch.bfloat16)).float()
-    return product_of_digits(x, values, scale, twice)
-
-
-def product_of_digits(x, values, scale, twice):
-    """The same in whole numbers of 8 bits, which PyTorch multiplies and adds up in 32.
-
-    x = r (d₀ + d₁ / 254 + d₂ / 254²), three digits from −127 to 127, are as many bits as a float32 has, and x / 254 is
-    the same digits, one place lower.
-    """
-    r = x.abs().amax(-1, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny * 254) / 127
-    z = x / r
-    first, second, third = (torch.round(z * 254.0**place) for place in range(3))
-    digits = torch.stack([first, second - 254 * first, third - 254 * second]).to(torch.int8)
-    lower = torch.cat([torch.zeros_like(digits[:1]), digits[:-1]])
-    digits = torch.cat([digits, lower.index_select(-1, twice)], dim=-1)
-    y = torch._int_mm(digits.flatten(0, 1), values.t()).unflatten(0, (3, -1))
-    return (y * torch.stack([r, r / 254, r / 254**2])).sum(0) * scale
+    return portable.int8_product(x, values, scale, twice)
 
 
 def convolution(x, kernel, bias, strides, padding, data_format, dilation_rate):
