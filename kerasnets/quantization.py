@@ -5,7 +5,8 @@
 Every matrix of `Dense`, `Embedding` and the heads over the vocabulary becomes whole numbers and one scale for each of
 its outputs (see `layers/quantized.py`); norms, biases, positions and convolutions stay as they are. The new model says
 and writes what the old one does, nearly; `save` keeps it as it is, for every backend. It cannot be trained, nor be
-written as a checkpoint of another library: do that before.
+written as a checkpoint of another library: do that before. PyTorch on a processor packs the matrices once more when
+they are first read, and then holds half the memory.
 
 Which inputs are the large ones, whose weights need more, is seen by letting the model read something: words drawn at
 random show the same ones as real text does.

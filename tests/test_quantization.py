@@ -40,7 +40,7 @@ def round_as(small, model):
 
 
 @pytest.mark.parametrize("rows", [1, 2, 16, 70])
-@pytest.mark.parametrize(("inputs", "outputs"), [(37, 19), (64, 300), (512, 128), (1536, 576)])
+@pytest.mark.parametrize(("inputs", "outputs"), [(1, 3), (37, 19), (64, 300), (512, 128), (1536, 576)])
 def test_product_is_that_of_the_rounded_numbers(rows, inputs, outputs):
     """Inputs of very different sizes: none of their bits may be lost beside a large one."""
     x = numbers(rows, inputs) * np.exp(3 * numbers(inputs, seed=1))
@@ -66,6 +66,15 @@ def test_product_of_whole_numbers_and_halves_of_them(x):
     table = np.float32([[127, -127, 64, 1], [-127, 3, 2, 127], [127, 127, 127, 127]])
     matrix = quantized.Int8Matrix(*map(ops.convert_to_tensor, quantized.rounded(table)))
     assert error(quantized.dense(ops.convert_to_tensor(x), matrix), x.astype("float64") @ table.T) < 3e-6
+
+
+def test_a_row_that_is_no_number_leaves_the_others_alone():
+    matrix = quantized.Int8Matrix(*map(ops.convert_to_tensor, quantized.rounded(numbers(64, 64))))
+    x = numbers(3, 64, seed=1)
+    expected = ops.convert_to_numpy(quantized.dense(ops.convert_to_tensor(x[1:]), matrix))
+    x[0, 5] = np.nan
+    y = ops.convert_to_numpy(quantized.dense(ops.convert_to_tensor(x), matrix))
+    assert np.isnan(y[0]).all() and error(y[1:], expected) < 3e-6
 
 
 def test_product_reads_what_was_assigned_last():

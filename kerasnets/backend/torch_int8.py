@@ -56,9 +56,10 @@ def digits_of(x):
     places = torch.cat([BASE ** torch.arange(DIGITS), none])[:, None, None, None]
     is_last = places == 0
     parts = places * (MIDDLE - 1) / torch.cat([none + 1, none + 254])[:, None]
-    beginning = torch.where(is_last, torch.where(torch.arange(inputs) > 0, 255.0, 0.0), places * (MIDDLE + ROUNDING))
+    smallest_and_largest = torch.where(torch.arange(2 * inputs).view(2, inputs) > 0, 255.0, 0.0)
+    beginning = torch.where(is_last, smallest_and_largest, places * (MIDDLE + ROUNDING))
     r = torch.linalg.vector_norm(x, float("inf"), -1, keepdim=True)
-    z = x / (r + torch.finfo(x.dtype).tiny)
+    z = (x / (r + torch.finfo(x.dtype).tiny)).nan_to_num()  # or the range of all rows were none; `worth` tells it
     steps = torch.addcmul(beginning, z[:, None], parts).floor()  # (5, B, 2, D)
     before = (steps * torch.where(is_last, 0.0, 1 / BASE)).floor()  # what the digits above say
     digits = torch.sub(steps, before, alpha=BASE)
