@@ -60,12 +60,10 @@ def assert_same(ours, theirs, *arrays, **settings):
     (value, gradients), (expected, expected_gradients) = (
         value_and_gradients(function, *arrays, **settings) for function in (ours, theirs)
     )
-    largest = np.abs(expected).max()  # whose last bits are lost where large numbers cancel out
-    np.testing.assert_allclose(value, expected, rtol=1e-6, atol=2e-7 * max(5, largest))
+    np.testing.assert_allclose(value, expected, rtol=1e-6, atol=1e-6)
     for gradient, expected_gradient in zip(gradients, expected_gradients, strict=True):
-        largest = np.abs(expected_gradient).max()
-        assert largest > 0.01
-        np.testing.assert_allclose(gradient, expected_gradient, rtol=1e-5, atol=1e-6 * max(10, largest))
+        assert np.abs(expected_gradient).max() > 0.01
+        np.testing.assert_allclose(gradient, expected_gradient, rtol=1e-5, atol=1e-5)
 
 
 def picture(random, lengths, channels, data_format):
@@ -105,11 +103,12 @@ def test_dense_promotes_as_keras_does():
 def test_convolution(lengths, window, strides, padding, dilation, groups, data_format, random):
     x = picture(random, lengths, 4, data_format)
     kernel, bias = (random.normal(size=s).astype("float32") for s in ((*window, 4 // groups, 6), (6,)))
+    kernel /= 4  # as layers have it: of sums far larger than the tolerance float32 has not the bits
 
     def ours(x, kernel, bias):
         return backend.convolution(x, kernel, bias, strides, padding, data_format, dilation)
 
-    def theirs(x, kernel, bias):  # with the channels last: TensorFlow convolves no others on many processors
+    def theirs(x, kernel, bias):  # with the channels last: TensorFlow convolves no others on some processors
         is_last = data_format == "channels_last"
         x = x if is_last else ops.moveaxis(x, 1, -1)
         y = portable.convolution(x, kernel, bias, strides, padding, "channels_last", dilation)

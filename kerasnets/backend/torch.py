@@ -52,11 +52,13 @@ def int8_product(x, values, scale, twice):
     likeliest tokens, no more than the weights' own rounding does.
     """
     rows, (outputs, inputs) = x.shape[0], values.shape
-    is_read = x.device.type == "cpu" and not (x.requires_grad and torch.is_grad_enabled())
-    if is_read and torch_int8.is_there() and rows < torch_int8.FLOAT_ROWS:
+    wants_gradient = x.requires_grad and torch.is_grad_enabled()
+    if x.device.type != "cpu" or wants_gradient or rows >= torch_int8.FLOAT_ROWS:
+        return portable.int8_product(x, values, scale, twice)
+    if torch_int8.is_there():
         return torch.ops.kerasnets.int8_product(x, values, scale, twice)
-    fits = outputs % 64 == 0 and inputs % 64 == 0  # other shapes the other kernel reads past their ends
-    if is_read and not torch_int8.is_there() and rows <= 2 and fits and outputs * inputs < 2**24:
+    fits = outputs % 64 == 0 and inputs % 64 == 0  # other shapes the kernel reads past their ends
+    if rows <= 2 and fits and outputs * inputs < 2**24:
         x = x.to(torch.bfloat16)
         x = torch.cat([x, x.index_select(1, twice) / 254], dim=1)
         return torch._weight_int8pack_mm(x, values, scale.to(torch.bfloat16)).float()

@@ -15,7 +15,7 @@ import warnings
 
 import torch
 
-FLOAT_ROWS = 64  # from here on the products wait for the processor, and floats take less of it
+FLOAT_ROWS = 64  # so many are multiplied in floats: products of many rows wait for the processor, not the memory
 DIGITS, BASE, MIDDLE = 4, 128.0, 64
 ROUNDING = BASE ** (1 - DIGITS) / 2  # half of the last digit
 aten = torch.ops.aten
@@ -30,7 +30,7 @@ library.define(
 
 
 def is_there():
-    """Whether this PyTorch has the kernel: it is said to go one day, and ARM's builds don't have it."""
+    """Whether this PyTorch has the kernel: it is said to go one day, and other processors' builds may lack it."""
     return "fbgemm" in torch.backends.quantized.supported_engines and hasattr(torch, "fbgemm_pack_quantized_matrix")
 
 
@@ -51,7 +51,7 @@ def digits_of(x):
 
     (B, D) → (5 B, 2 D) whole numbers, (5, B, 1): products with the same x share them.
     """
-    rows, inputs = x.shape
+    inputs = x.shape[-1]
     none = torch.zeros(1)
     places = torch.cat([BASE ** torch.arange(DIGITS), none])[:, None, None, None]
     is_last = places == 0

@@ -62,7 +62,7 @@ def outputs(layer, reference, x, same_as_keras):
 
 @functools.cache
 def keras_convolves(data_format):
-    """TensorFlow has kernels for the channels first only on processors with AVX-512; ours work on all."""
+    """TensorFlow has kernels for the channels first on some processors only; ours asks for none."""
     try:
         keras.layers.Conv2D(1, 1, data_format=data_format)(np.ones((1, 1, 1, 1), "float32"))
     except Exception as error:  # of TensorFlow's own classes
