@@ -36,10 +36,20 @@ def dense(x, kernel, bias=None):
 
 
 def int8_product(x, values, scale, twice):
-    """x (Q s)ᵀ, Q read as it is in loops too: without the barrier XLA turns Q into floats once, before the loop."""
+    """x (Q s)ᵀ, Q read as it is in loops too: without the barrier XLA turns Q into floats once, before the loop.
+
+    In a graph of TensorFlow's own it is a small program of XLA's: TensorFlow would write all of Q to memory as floats.
+    """
     if in_xla():
-        x, values = optimization_barrier(x, values)
-    return portable.int8_product(x, values, scale, twice, in_tiles=in_xla())
+        return portable.int8_product(*optimization_barrier(x, values), scale, twice, in_tiles=True)
+    if tf.executing_eagerly():
+        return portable.int8_product(x, values, scale, twice)
+    return int8_loop(*map(tf.convert_to_tensor, (x, values, scale, twice)))
+
+
+@in_one_loop
+def int8_loop(x, values, scale, twice):
+    return portable.int8_product(x, values, scale, twice, in_tiles=True)
 
 
 def in_xla():
