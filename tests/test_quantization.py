@@ -62,7 +62,7 @@ def test_product_where_torch_lacks_the_kernel(rows, tolerance, monkeypatch):
 
 @pytest.mark.parametrize("x", [np.float32([[126, 63, 1, -63]]), np.float32([[1, 0, -1, 0.5]]), np.ones((1, 4), "f4")])
 def test_product_of_whole_numbers_and_halves_of_them(x):
-    """What lies exactly between two digits belongs to one of them, and the rest of it to the next."""
+    """And the largest numbers that 8 bits hold, of either sign."""
     table = np.float32([[127, -127, 64, 1], [-127, 3, 2, 127], [127, 127, 127, 127]])
     matrix = quantized.Int8Matrix(*map(ops.convert_to_tensor, quantized.rounded(table)))
     assert error(quantized.dense(ops.convert_to_tensor(x), matrix), x.astype("float64") @ table.T) < 3e-6

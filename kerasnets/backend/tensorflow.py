@@ -49,6 +49,7 @@ def int8_product(x, values, scale, twice):
 
 @in_one_loop
 def int8_loop(x, values, scale, twice):
+    """The same, called from a graph."""
     return portable.int8_product(x, values, scale, twice, in_tiles=True)
 
 

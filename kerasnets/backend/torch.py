@@ -48,15 +48,15 @@ def int8_product(x, values, scale, twice):
     """x ((Q + Q₂ / 254) s)ᵀ, Q₂ of the inputs `twice`.   (B, D), (F, D + k) int8, (F,), (k,) → (B, F).
 
     By `torch_int8.py`. For many rows, on a GPU, and where a gradient is wanted, Q becomes floats. Where the kernel is
-    missing, one or two rows are read as bfloat16, whose 8 bits change 2 % of the
-    likeliest tokens, no more than the weights' own rounding does.
+    missing, one or two rows are read as bfloat16, whose 8 bits change 2 % of the likeliest tokens, no more than the
+    weights' own rounding does.
     """
     rows, (outputs, inputs) = x.shape[0], values.shape
     wants_gradient = x.requires_grad and torch.is_grad_enabled()
     if x.device.type != "cpu" or wants_gradient or rows >= torch_int8.FLOAT_ROWS:
         return portable.int8_product(x, values, scale, twice)
     if torch_int8.is_there():
-        return torch_int8.product(x, values, scale, twice)
+        return torch.ops.kerasnets.int8_product(x, values, scale, twice)
     fits = outputs % 64 == 0 and inputs % 64 == 0  # other shapes the kernel reads past their ends
     if rows <= 2 and fits and outputs * inputs < 2**24:
         x = x.to(torch.bfloat16)

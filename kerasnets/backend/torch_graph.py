@@ -8,6 +8,7 @@ no more here, since the products wait for memory, and takes 40 s. Then the graph
 - What depends on weights, settings and constants alone is computed before the loop, not in it: views, masks, tables.
 - New keys and values are written into the cache itself.
 - Products of few rows are cut in parts for the threads: see `torch_products.py`.
+- Products with weights in 8 bits become the calls that they are made of: see `torch_int8.py`.
 
 The calls that are left are made by TorchScript's interpreter, not by Python's: a step of a small model takes two thirds
 of the time, and tracing it again a tenth of that of `make_fx`.
@@ -21,6 +22,7 @@ from torch.fx import Graph, GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree
 
+from kerasnets.backend import torch_int8
 from kerasnets.backend.torch_products import cut_products
 
 aten = torch.ops.aten
@@ -89,6 +91,8 @@ class Step:
         give_back(module.graph)
         shorten(module.graph)
         cut_products(module.graph, torch.get_num_threads())
+        torch_int8.inline(module.graph)
+        shorten(module.graph)
         write_in_place(module.graph)
         prepare, replay = parted(module, len(leaves) - len(carry))
         prepared = prepare(*leaves[: -len(carry)])

@@ -9,15 +9,19 @@ at the speed of the memory, without rounding x. What it asks for:
 - One bag is one part of the inputs of one block: many bags for the threads, and short sums, which are more exact.
 """
 
+import functools
+
 import torch
 
-FLOAT_ROWS = 64  # so many are multiplied in floats: products of many rows wait for the processor, not the memory
+FLOAT_ROWS = 32  # so many are multiplied in floats: that is as fast from about here on, and twice as fast at 63 rows
 BLOCK = 64  # outputs
 PARTS = 4  # of the inputs
 OFFSET = 128  # of whole numbers from 0 to 255
 
+# Each of these is one call to `make_fx`, which takes a while for each call; `inline` says what the first is made of.
 library = torch.library.Library("kerasnets", "FRAGMENT")
-library.define("packed(Tensor values, int twice) -> Tensor")
+library.define("int8_product(Tensor x, Tensor values, Tensor scale, Tensor twice) -> Tensor")
+library.define("packed(Tensor values, int twice, int rows) -> (Tensor, Tensor, Tensor)")
 
 
 def is_there():
@@ -29,35 +33,55 @@ def is_there():
 
 def product(x, values, scale, twice):
     """x ((Q + Q₂ / 254) s)ᵀ, Q₂ of the inputs `twice`.   (B, D), (F, D + k) int8, (F,), (k,) → (B, F)."""
-    rows, (outputs, inputs) = x.shape[0], values.shape
+    rows, outputs = x.shape[0], values.shape[0]
     blocks = -(-outputs // BLOCK)
+    table, places, bags = torch.ops.kerasnets.packed(values, twice.shape[0], rows)
     x = torch.cat([x, x.index_select(1, twice)], dim=1)
-    table = torch.ops.kerasnets.packed(values, twice.shape[0])
-    places = torch.arange(blocks * inputs, dtype=torch.int32).view(blocks, 1, inputs).expand(-1, rows, -1)
-    bags = torch.arange(blocks * rows, dtype=torch.int32)[:, None] * inputs
-    parts = torch.arange(PARTS, dtype=torch.int32) * inputs // PARTS
     y = torch.ops.quantized.embedding_bag_byte_rowwise_offsets(
-        table, places.reshape(-1), (bags + parts).view(-1), per_sample_weights=x.expand(blocks, -1, -1).reshape(-1)
+        table, places, bags, per_sample_weights=x.expand(blocks, -1, -1).reshape(-1)
     )
     y = y.view(blocks, rows, PARTS, BLOCK).sum(2)
     return y.transpose(0, 1).reshape(rows, blocks * BLOCK)[:, :outputs] * scale
 
 
-def packed(values, twice):
-    """Q in blocks as the kernel wants them, kept with Q's memory until that goes or is written to.
+def inline(graph):
+    """Each product that was one call becomes the calls it is made of, those that torch itself knows."""
+    for node in list(graph.nodes):
+        if node.target is torch.ops.kerasnets.int8_product.default:
+            made_of = traced(*((x.meta["val"].shape, x.meta["val"].dtype) for x in node.args))
+            inputs = [other for other in made_of.nodes if other.op == "placeholder"]
+            with graph.inserting_before(node):
+                y = graph.graph_copy(made_of, dict(zip(inputs, node.args, strict=True)))
+            node.replace_all_uses_with(y)
+            graph.erase_node(node)
 
-    (F, D + k) int8, k → (F / BLOCK · (D + k), BLOCK + 8) uint8.
+
+@functools.cache
+def traced(*kinds):
+    """The calls of a product of such shapes and dtypes."""
+    from torch.fx.experimental.proxy_tensor import make_fx  # which takes a while to import
+
+    with torch.inference_mode(False), torch.no_grad():
+        return make_fx(product)(*(torch.zeros(shape, dtype=dtype) for shape, dtype in kinds)).graph
+
+
+def packed(values, twice, rows):
+    """Q in blocks, kept with Q's memory until that goes or is written to; and `bags_of` so many rows.
+
+    (F, D + k) int8, k, B → (F / BLOCK · (D + k), BLOCK + 8) uint8, and two of int32.
     """
     memory, version = values.untyped_storage(), values._version
     if getattr(memory, "packed", (None,))[0] != version:
         memory.packed = version, pack(values, twice)
-    return memory.packed[1]
+    outputs, inputs = values.shape
+    return memory.packed[1], *bags_of(-(-outputs // BLOCK), rows, inputs)
 
 
 def pack(values, twice):
+    """Q + 128 as the kernel wants it, so that q + 128 and its row's scale and offset make q, or q / 254."""
     outputs, inputs = values.shape
     values = torch.nn.functional.pad(values, [0, 0, 0, -outputs % BLOCK])
-    blocks = (values.view(torch.uint8) ^ OFFSET).view(-1, BLOCK, inputs).transpose(1, 2)  # q + 128 as 8 bits are
+    blocks = (values.view(torch.uint8) ^ OFFSET).view(-1, BLOCK, inputs).transpose(1, 2)
     scales = torch.ones(inputs, 2)
     scales[inputs - twice :] = 1 / 254
     scales[:, 1] *= -OFFSET
@@ -65,4 +89,17 @@ def pack(values, twice):
     return torch.cat([blocks, scales], dim=2).view(-1, BLOCK + 8)
 
 
+@functools.lru_cache(maxsize=16)
+def bags_of(blocks, rows, inputs):
+    """The rows of the table that each bag adds up, and where each bag begins: for each block, row of x, and part.
+
+    A model has few shapes, and its products of one shape read the same numbers, which stay in the processor's cache.
+    """
+    places = torch.arange(blocks * inputs, dtype=torch.int32).view(blocks, 1, inputs).expand(-1, rows, -1)
+    begins = torch.arange(blocks * rows, dtype=torch.int32)[:, None] * inputs
+    parts = torch.arange(PARTS, dtype=torch.int32) * inputs // PARTS
+    return places.reshape(-1), (begins + parts).view(-1)
+
+
+library.impl("int8_product", product, "CPU")
 library.impl("packed", packed, "CPU")
