@@ -117,6 +117,14 @@ def test_convolution(lengths, window, strides, padding, dilation, groups, data_f
     assert_same(ours, theirs, x, kernel, bias)
 
 
+@pytest.mark.parametrize("axes", [[-1], [1, 2]])
+def test_rms_normalization(axes, random):
+    x, scale = (random.normal(size=s).astype("float32") for s in ((3, 4, 5), (3, 4, 5)[axes[0] :]))
+    x[1] = 0  # as a padded row may be, whose length has no slope
+    ours, theirs = (lambda x, g, m=m: m.rms_normalization(x, g, axes, 0.1) for m in (backend, portable))
+    assert_same(ours, theirs, x, scale)
+
+
 @pytest.mark.parametrize("data_format", FORMATS)
 @pytest.mark.parametrize("kind", ["max_pool", "average_pool"])
 @pytest.mark.parametrize("lengths, window, strides, padding", POOLS)

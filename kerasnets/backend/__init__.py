@@ -28,6 +28,7 @@ FUNCTIONS = (
     "product",
     "recurrence",
     "recurrence_path",
+    "rms_normalization",
     "stepped",
     "settled",
     "supports_jit_around_recurrence",

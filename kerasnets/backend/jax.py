@@ -18,6 +18,7 @@ from kerasnets.backend.portable import (  # noqa: F401  XLA does these well
     gelu,
     lay_out,
     placed,
+    rms_normalization,
 )
 
 supports_jit_around_recurrence = True

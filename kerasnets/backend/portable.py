@@ -144,6 +144,11 @@ def repeat_heads(x, num_heads):
     return ops.reshape(ops.tile(x[:, :, :, None], (1, 1, 1, num_heads // heads, 1)), (batch, length, num_heads, size))
 
 
+def rms_normalization(x, scale, axes, epsilon):
+    """x / √(mean(x²) + ε) · g, the mean over `axes`, in float32 at least.   (…, D), (D,) → (…, D)."""
+    return ops.rms_normalization(x, scale=scale, axis=axes, epsilon=epsilon)
+
+
 def cross_entropy(logits, labels, smoothing):
     """log Σᵥ exp zᵥ − z_y, smoothed as `losses.py` says.   (…, V), (…) → (…).
 

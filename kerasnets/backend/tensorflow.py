@@ -10,7 +10,15 @@ from tensorflow.compiler.tf2xla.python.xla import optimization_barrier
 from tensorflow.python.ops import control_flow_util
 
 from kerasnets.backend import portable
-from kerasnets.backend.portable import added, after_way_back, average_pool, cross_entropy, lay_out, placed  # noqa: F401
+from kerasnets.backend.portable import (  # noqa: F401
+    added,
+    after_way_back,
+    average_pool,
+    cross_entropy,
+    lay_out,
+    placed,
+    rms_normalization,
+)
 from kerasnets.backend.portable import attention_written_out as attention  # noqa: F401
 from kerasnets.backend.tensorflow_recurrence import recurrence, recurrence_path  # noqa: F401
 

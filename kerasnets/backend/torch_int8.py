@@ -6,7 +6,7 @@ at the speed of the memory, without rounding x. What it asks for:
 - Q lies with an input's weights in a row, in blocks of outputs that the processor's registers hold; behind each row
   stand a scale and an offset as floats, so that a second digit's row counts 1 / 254. Q is packed so once, as long as
   it stays what it is, which takes a little more memory than Q again.
-- One bag is one part of the inputs of one block: many bags for the threads, and short sums, which are more exact.
+- Threads share the bags: where there are fewer blocks than threads, a bag adds up a part of the inputs.
 """
 
 import functools
@@ -14,14 +14,13 @@ import functools
 import torch
 
 FLOAT_ROWS = 32  # so many are multiplied in floats: that is as fast from about here on, and twice as fast at 63 rows
-BLOCK = 64  # outputs
-PARTS = 4  # of the inputs
+BLOCK = 96  # outputs: twelve registers of eight floats, which leaves four for the rest
 OFFSET = 128  # of whole numbers from 0 to 255
 
 # Each of these is one call to `make_fx`, which takes a while for each call; `inline` says what the first is made of.
 library = torch.library.Library("kerasnets", "FRAGMENT")
 library.define("int8_product(Tensor x, Tensor values, Tensor scale, Tensor twice) -> Tensor")
-library.define("packed(Tensor values, int twice, int rows) -> (Tensor, Tensor, Tensor)")
+library.define("packed(Tensor values, Tensor twice, int rows, int parts) -> (Tensor, Tensor, Tensor, Tensor)")
 
 
 def is_there():
@@ -35,12 +34,11 @@ def product(x, values, scale, twice):
     """x ((Q + Q₂ / 254) s)ᵀ, Q₂ of the inputs `twice`.   (B, D), (F, D + k) int8, (F,), (k,) → (B, F)."""
     rows, outputs = x.shape[0], values.shape[0]
     blocks = -(-outputs // BLOCK)
-    table, places, bags = torch.ops.kerasnets.packed(values, twice.shape[0], rows)
-    x = torch.cat([x, x.index_select(1, twice)], dim=1)
-    y = torch.ops.quantized.embedding_bag_byte_rowwise_offsets(
-        table, places, bags, per_sample_weights=x.expand(blocks, -1, -1).reshape(-1)
-    )
-    y = y.view(blocks, rows, PARTS, BLOCK).sum(2)
+    parts = -(-torch.get_num_threads() // blocks)
+    table, columns, places, bags = torch.ops.kerasnets.packed(values, twice, rows, parts)
+    x = x.index_select(1, columns).expand(blocks, rows, -1)
+    y = torch.ops.quantized.embedding_bag_byte_rowwise_offsets(table, places, bags, per_sample_weights=x.reshape(-1))
+    y = y.view(blocks, rows, parts, BLOCK).sum(2) if parts > 1 else y.view(blocks, rows, BLOCK)
     return y.transpose(0, 1).reshape(rows, blocks * BLOCK)[:, :outputs] * scale
 
 
@@ -65,16 +63,17 @@ def traced(*kinds):
         return make_fx(product)(*(torch.zeros(shape, dtype=dtype) for shape, dtype in kinds)).graph
 
 
-def packed(values, twice, rows):
-    """Q in blocks, kept with Q's memory until that goes or is written to; and `bags_of` so many rows.
+def packed(values, twice, rows, parts):
+    """Q in blocks, kept with Q's memory until that goes or is written to; which inputs it reads; and `bags_of` them.
 
-    (F, D + k) int8, k, B → (F / BLOCK · (D + k), BLOCK + 8) uint8, and two of int32.
+    (F, D + k) int8, (k,), B, P → (F / BLOCK · (D + k), BLOCK + 8) uint8, (D + k,) int32, and two more of int32.
     """
     memory, version = values.untyped_storage(), values._version
     if getattr(memory, "packed", (None,))[0] != version:
-        memory.packed = version, pack(values, twice)
+        memory.packed = version, pack(values, twice.shape[0])
     outputs, inputs = values.shape
-    return memory.packed[1], *bags_of(-(-outputs // BLOCK), rows, inputs)
+    columns = torch.cat([torch.arange(inputs - twice.shape[0], dtype=torch.int32), twice])
+    return memory.packed[1], columns, *bags_of(-(-outputs // BLOCK), rows, inputs, parts)
 
 
 def pack(values, twice):
@@ -90,14 +89,14 @@ def pack(values, twice):
 
 
 @functools.lru_cache(maxsize=16)
-def bags_of(blocks, rows, inputs):
+def bags_of(blocks, rows, inputs, parts):
     """The rows of the table that each bag adds up, and where each bag begins: for each block, row of x, and part.
 
     A model has few shapes, and its products of one shape read the same numbers, which stay in the processor's cache.
     """
     places = torch.arange(blocks * inputs, dtype=torch.int32).view(blocks, 1, inputs).expand(-1, rows, -1)
     begins = torch.arange(blocks * rows, dtype=torch.int32)[:, None] * inputs
-    parts = torch.arange(PARTS, dtype=torch.int32) * inputs // PARTS
+    parts = torch.arange(parts, dtype=torch.int32) * inputs // parts
     return places.reshape(-1), (begins + parts).view(-1)
 
 

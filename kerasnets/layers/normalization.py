@@ -118,4 +118,4 @@ class RMSNormalization(Normalization):
         self.scale = self.make_weight("scale", shape, initializer="ones")
 
     def call(self, x):
-        return ops.rms_normalization(backend.whole_gradient(x), scale=self.scale, axis=self.axes, epsilon=self.epsilon)
+        return backend.rms_normalization(backend.whole_gradient(x), self.scale, self.axes, self.epsilon)
