@@ -147,12 +147,12 @@ class Run:
         total = self.ids.shape[1] + self.settings.max_new_tokens
         carry, _ = self.begin()
         while True:
-            room = carry["ids"].shape[1]
-            carry = self.program.rest(self.weights, carry, self.fixed | {"limit": as_int32(min(total, room))})
             length, finished = (ops.convert_to_numpy(carry[name]) for name in ("length", "finished"))
             if length >= total or finished.all():
                 return carry
-            carry = self.with_room(carry)
+            carry = carry if length < carry["ids"].shape[1] else self.with_room(carry)
+            limit = as_int32(min(total, carry["ids"].shape[1]))
+            carry = self.program.rest(self.weights, carry, self.fixed | {"limit": limit})
 
     def steps(self):
         """New ids (B,) step by step, or explanations of them."""
