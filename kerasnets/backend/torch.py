@@ -147,7 +147,10 @@ def read_bin(path):
 
 
 def rms_normalization(x, scale, axes, epsilon):
-    """x / √(‖x‖² / D + ε) · g: the length of x is one call, and its way back another, in half the time of all x²."""
+    """x / √(‖x‖² / D + ε) · g.   (…, D), (D,) → (…, D).
+
+    The length of x is one call where the mean of x² is several, and the way back takes little more than half the time.
+    """
     x, scale = keras.ops.convert_to_tensor(x), keras.ops.convert_to_tensor(scale)
     if sorted(axis % x.ndim for axis in axes) != list(range(x.ndim - len(axes), x.ndim)):
         return portable.rms_normalization(x, scale, axes, epsilon)

@@ -13,7 +13,7 @@ import functools
 
 import torch
 
-FLOAT_ROWS = 32  # so many are multiplied in floats: that is as fast from about here on, and twice as fast at 63 rows
+FLOAT_ROWS = 32  # so many are multiplied in floats: about as fast from 16 rows on, and twice as fast at 63
 BLOCK = 96  # outputs: twelve registers of eight floats, which leaves four for the rest
 OFFSET = 128  # of whole numbers from 0 to 255
 
